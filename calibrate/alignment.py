@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BNA's objective for one target, and the search for its minimum; see `patcher.calibrate.bna`.
+
+Memory does not grow with the number of images: reference histograms are summed over batches, moments are
+streamed, and of each channel at most `_VALUES` values a batch are counted, taken at equal distances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patcher.calibrate import Progress
+from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.histograms import DIVERGENCES, Bins, soft_histogram
+from patcher.calibrate.realignment import SiteRealignment, reestimate
+from patcher.calibrate.statistics import Moments, stream_moments
+from patcher.calibrate.training import fit
+from patcher.calibrate.trigger_set import TriggerSet
+from patcher.clean_set import CleanSet, Indices
+from patcher.errors import CalibrationError
+from patcher.graph.site import Site
+from patcher.trigger import Trigger
+
+if TYPE_CHECKING:
+    from patcher.calibrate.bna import Options
+
+Learned = Literal["all", "omega", "none"]
+Parts = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+_VALUES = 8192
+_REFERENCE_IMAGES = 512
+_BIN_WIDTH = 0.1  # clean standard deviations
+_MOST_BINS = 1000
+_PATIENCE = 2  # measurements in a row without a better state
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Theta of one target.
+
+    Attributes:
+        target: The class.
+        sources: Classes whose triggered images it was fitted on.
+        parts: Scale, shift, upper and lower bound by tensor, each of the tensor's rank with a leading 1.
+        kept_step: Optimiser step of the kept state; 0 is the re-estimation.
+        measured: Shares on held-out images for the kept state.
+        curve: One entry a measurement.
+    """
+
+    target: int
+    sources: tuple[int, ...]
+    parts: Mapping[str, Parts]
+    kept_step: int
+    measured: Mapping[str, float]
+    curve: tuple[Mapping[str, float], ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain JSON values for the report."""
+        return {
+            "target": self.target,
+            "sources": list(self.sources),
+            "kept_step": self.kept_step,
+            "held_out": dict(self.measured),
+        }
+
+
+class Search:
+    """Fits Theta for one target after the other."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        sites: Sequence[Site],
+        clean_set: CleanSet,
+        decide: Indices,
+        options: Options,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self._classifier, self._sites, self._clean_set, self._decide = classifier, sites, clean_set, decide
+        self._options, self._seed, self._batch_size = options, seed, batch_size
+        self._labels = torch.from_numpy(clean_set.labels).to(classifier.device)
+
+    def fit(self, triggers: Sequence[Trigger], progress: Progress) -> Aligned:
+        """Fit Theta of the target that `triggers` share.
+
+        Raises:
+            CalibrationError: The clean set has no image of their source classes.
+        """
+        attack, options = TriggerSet(triggers, self._classifier.model.num_classes), self._options
+        labels = self._clean_set.labels[self._clean_set.fit]
+        sources = self._clean_set.fit[np.isin(labels, list(attack.by_source))]
+        if not len(sources):
+            raise CalibrationError(
+                f"no clean image of the source classes {sorted(attack.by_source)} of target {attack.target}; add some"
+            )
+        rng = np.random.default_rng(self._seed)
+        reference = np.sort(rng.permutation(sources)[:_REFERENCE_IMAGES])
+        name = f"bna: class {attack.target}"
+        clean = stream_moments(self._classifier, self._sites, self._batches(reference))
+        state = reestimate(
+            self._classifier,
+            self._sites,
+            clean,
+            lambda: attack.batches(self._batches(reference)),
+            lambda done, total: progress(f"{name}, re-estimate", done, total),
+        )
+        objective = Objective(self._classifier, self._sites, state, attack, options)
+        objective.set_reference(clean, self._batches(reference))
+        best = _Best(self, attack, state, options.check_every)
+        kept = self._clean_set.fit[labels == attack.target]
+        subset = replace(self._clean_set, fit=np.sort(np.concatenate([sources, kept])) if options.answer else sources)
+        if options.steps and options.learn != "none":
+            fit(
+                self._classifier,
+                subset,
+                torch.arange(len(self._clean_set), device=self._classifier.device),
+                lambda images, rows: objective(images, self._labels[rows]),
+                torch.optim.Adam(learned(state, options.learn), lr=options.learning_rate),
+                steps=options.steps,
+                minibatch=options.minibatch,
+                batch_size=max(self._batch_size, options.minibatch),
+                rng=rng,
+                check=best.check,
+                check_every=options.check_every,
+                progress=progress,
+                description=f"{name}, align",
+            )
+        else:
+            best.check(0)
+        return best.aligned()
+
+    def shares(self, attack: TriggerSet, state: Mapping[str, SiteRealignment]) -> dict[str, float]:
+        """What the second pass does to held-out images: triggered ones, and clean ones of the target class."""
+        right, fooled, stays = [], [], []
+        with torch.no_grad():
+            for images, labels in self._batches(self._decide):
+                source = attack.is_source(labels)
+                stay = labels == attack.target
+                if not bool((source | stay).any()):
+                    continue
+                pixels = attack.put(images, labels)[source | stay]
+                found = self._classifier.logits(pixels, rewrite=state).argmax(1)
+                wanted, triggered = labels[source | stay], source[source | stay]
+                right.append((found == wanted)[triggered])
+                fooled.append((found == attack.target)[triggered])
+                stays.append((found == wanted)[~triggered])
+        shares = {"sia": _mean(right), "asr": _mean(fooled), "target_kept": _mean(stays)}
+        return {name: value for name, value in shares.items() if not math.isnan(value)}
+
+    def _batches(self, indices: Indices) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._classifier.batches(self._clean_set, indices, self._batch_size)
+
+
+class Objective:
+    """The loss of one batch: divergence of histograms, and divergence of answers."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        sites: Sequence[Site],
+        state: Mapping[str, SiteRealignment],
+        attack: TriggerSet,
+        options: Options,
+    ) -> None:
+        self._classifier, self._sites, self._state = classifier, sites, state
+        self._attack, self._options = attack, options
+        self._names = [site.tensor for site in sites] if options.alignment else []
+        self._bins: dict[str, Bins] = {}
+        self._reference: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def set_reference(self, clean: Mapping[str, Moments], batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Take the clean histograms under f, ``(C, bins)`` a site."""
+        if not self._names:
+            return
+        for name in self._names:
+            self._bins[name] = _bins(clean[name], self._options.temperature)
+        sums: dict[str, Tensor] = {}
+        total = 0
+        for images, _ in batches:
+            values = self._classifier.run(images, fetch=self._names)
+            for site in self._sites:
+                counted = self._histogram(site, values[site.tensor]) * len(images)
+                sums[site.tensor] = sums[site.tensor] + counted if site.tensor in sums else counted
+            total += len(images)
+        self._reference = {name: counts / total for name, counts in sums.items()}
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Loss of clean images ``(n, C, H, W)`` of source classes, triggered here, and of the target class."""
+        source = self._attack.is_source(labels)
+        pixels = self._attack.put(images, labels)
+        values = self._classifier.run(pixels, fetch=self._names, rewrite=self._state)
+        loss = values[self._classifier.model.logits].sum() * 0
+        if self._names and bool(source.any()):
+            divergence = DIVERGENCES[self._options.divergence]
+            terms = [
+                divergence(self._reference[site.tensor], self._histogram(site, values[site.tensor][source])).mean()
+                for site in self._sites
+            ]
+            loss = loss + self._options.alignment * torch.stack(terms).mean()
+        if self._options.answer:
+            loss = loss + self._options.answer * self._answers(images, values, source)
+        return loss
+
+    def _answers(self, images: Tensor, values: Mapping[str, Tensor], source: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self._classifier.logits(images).log_softmax(1)
+        given = self._classifier.as_logits(values[self._classifier.model.logits]).log_softmax(1)
+        each = torch.nn.functional.kl_div(given, wanted, log_target=True, reduction="none").sum(1)
+        parts = [each[rows].mean() for rows in (source, ~source) if bool(rows.any())]
+        return torch.stack(parts).sum()
+
+    def _histogram(self, site: Site, value: Tensor) -> Tensor:
+        """Soft histogram of a tensor's channels in clean standard deviations from the clean mean."""
+        realignment = self._state[site.tensor]
+        normal = (value - realignment.clean_mean) / realignment.clean_std
+        rows = normal.movedim(site.channel_axis, 0).flatten(1)
+        stride = max(1, rows.shape[1] // _VALUES)
+        # Odd, so that it does not fall into step with the even widths of activation maps.
+        return soft_histogram(rows[:, :: stride + 1 - stride % 2], self._bins[site.tensor])
+
+
+class _Best:
+    """Measures states on held-out images and keeps the best: most true classes, the earlier one of equals."""
+
+    def __init__(
+        self, search: Search, attack: TriggerSet, state: Mapping[str, SiteRealignment], check_every: int
+    ) -> None:
+        self._every = check_every
+        self._search, self._attack, self._state = search, attack, state
+        self._score = -math.inf
+        self._kept: Aligned | None = None
+        self._curve: list[dict[str, float]] = []
+
+    def check(self, step: int) -> bool:
+        measured = self._search.shares(self._attack, self._state)
+        self._curve.append({"target": self._attack.target, "step": step, **measured})
+        score = measured.get("sia", 0.0) + measured.get("target_kept", 0.0)
+        if score > self._score:
+            self._score = score
+            parts = {name: _numpy(item.as_affine()) for name, item in self._state.items()}
+            sources = tuple(sorted(self._attack.by_source))
+            self._kept = Aligned(self._attack.target, sources, parts, step, measured, ())
+        return self._kept is None or step - self._kept.kept_step < _PATIENCE * self._every
+
+    def aligned(self) -> Aligned:
+        if self._kept is None:
+            raise RuntimeError("nothing was measured")
+        return replace(self._kept, curve=tuple(self._curve))
+
+
+def learned(state: Mapping[str, SiteRealignment], learn: Learned) -> list[Tensor]:
+    """The parameters that the optimiser may move."""
+    if learn == "omega":
+        return [item.upper for item in state.values()]
+    return [part for item in state.values() for part in (item.mean, item.log_std, item.upper, item.lower)]
+
+
+def _bins(clean: Moments, temperature: float) -> Bins:
+    """Bins between the clean extremes of all channels of a site, in clean standard deviations."""
+    std = clean.std.clamp_min(1e-5)
+    low = math.floor(float(((clean.low - clean.mean) / std).min()) / _BIN_WIDTH) * _BIN_WIDTH
+    high = float(((clean.high - clean.mean) / std).max())
+    count = min(max(3, math.ceil((high - low) / _BIN_WIDTH)), _MOST_BINS)
+    return Bins(low, count, _BIN_WIDTH, temperature)
+
+
+def _numpy(parts: Sequence[Tensor]) -> Parts:
+    scale, shift, upper, lower = (part.detach().cpu().numpy().astype(np.float32) for part in parts)
+    return scale, shift, upper, lower
+
+
+def _mean(parts: Sequence[Tensor]) -> float:
+    values = torch.cat(list(parts)) if parts else torch.zeros(0)
+    return float(values.float().mean()) if len(values) else math.nan

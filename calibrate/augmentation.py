@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random pictures near the clean ones, as far as the model itself takes them for the same.
+
+A photograph mirrored is a photograph; a mirrored digit is not. So each kind of change is tried first: it is
+used only where the unpatched model loses no more accuracy under it than the calibration may cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patcher.calibrate.classifier import Classifier
+from patcher.clean_set import CleanSet
+
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+_SHIFT = 1 / 8  # of the side
+_TRIED_IMAGES = 512
+_TRIED_AT_ONCE = 32  # not the batch size: chance must not depend on it
+
+
+def mirror(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each picture ``(N, C, H, W)`` left to right with probability 1/2."""
+    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+    return images.flip(3).where(mirrored[:, None, None, None], images)
+
+
+def shift(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Move the batch ``(N, C, H, W)`` by up to an eighth of its sides, filling in by reflection."""
+    height, width = images.shape[2:]
+    down, right = int(_SHIFT * height), int(_SHIFT * width)
+    top, left = int(rng.integers(0, 2 * down + 1)), int(rng.integers(0, 2 * right + 1))
+    padded = torch.nn.functional.pad(images, (right, right, down, down), mode="reflect")
+    return padded[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def tolerated(
+    classifier: Classifier, clean_set: CleanSet, *, epsilon: float, rng: np.random.Generator
+) -> tuple[Augmentation, ...]:
+    """The changes under which the unpatched model keeps its accuracy on *fit* images.
+
+    Args:
+        classifier: The model.
+        clean_set: Clean images.
+        epsilon: Accuracy that may be lost, 0 to 1.
+        rng: Source of chance.
+    """
+    tried = rng.permutation(clean_set.fit)[:_TRIED_IMAGES]
+    kept = []
+    for change in (mirror, shift):
+        drops = []
+        for images, labels in classifier.batches(clean_set, tried, _TRIED_AT_ONCE):
+            plain, changed = (classifier.logits(item).argmax(dim=1) for item in (images, change(images, rng)))
+            drops.append((plain == labels).float() - (changed == labels).float())
+        if float(torch.cat(drops).mean()) <= epsilon:
+            kept.append(change)
+    return tuple(kept)
+
+
+def apply_all(changes: Sequence[Augmentation], images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Apply each change in turn."""
+    for change in changes:
+        images = change(images, rng)
+    return images

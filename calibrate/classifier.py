@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ONNX graph as a function from pixels to logits, for every method that calibrates or scans.
+
+Joins what belongs together: preprocessing (inside the differentiable part), the interpreter, and the
+head: a Softmax head is undone by ``log p`` and a LogSoftmax head is taken as it is, because the
+cross-entropy of log-probabilities equals that of the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patcher.clean_set import CleanSet, Indices
+from patcher.errors import InputError
+from patcher.graph.interpreter import Graph
+from patcher.model import Model
+from patcher.preprocess import Preprocess
+
+Rewrite = Mapping[str, Callable[[Tensor], Tensor]]
+
+_SMALLEST_PROBABILITY = 1e-12
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: CUDA was asked for by name and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: a CUDA device expected, found none; use --device cpu")
+    return torch.device(name)
+
+
+class Classifier:
+    """Runs a model on pixels, differentiably.
+
+    Args:
+        model: The classifier.
+        preprocess: Pixels to model input.
+        device: Where to run.
+    """
+
+    def __init__(self, model: Model, preprocess: Preprocess, *, device: torch.device) -> None:
+        self.model = model
+        self.preprocess = preprocess
+        self.device = device
+        self.graph = Graph(model, device=device, channels_last=True)
+
+    def run(
+        self, images: Tensor, *, fetch: Sequence[str] = (), rewrite: Rewrite | None = None, scores: bool = True
+    ) -> dict[str, Tensor]:
+        """Run pixels through the graph.
+
+        Args:
+            images: float32 ``(N, C, H, W)`` in [0, 1] on `device`.
+            fetch: Names of further tensors wanted beside the class scores.
+            rewrite: Tensor name to a function applied to its value.
+            scores: Whether the class scores are wanted; without them only what `fetch` needs is computed.
+
+        Returns:
+            The fetched tensors by name, and the raw output under the model's own output name.
+        """
+        inputs = self.preprocess.to_input(images)
+        count = len(inputs)
+        if self.model.batch is not None and (missing := -count % self.model.batch):
+            # The graph takes multiples of its fixed batch: filled up with copies of the last row, cut off below.
+            inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
+        wanted = list(dict.fromkeys((*([self.model.logits] if scores else []), *fetch)))
+        values = self.graph.run({self.model.input.name: inputs}, fetch=wanted, rewrite=rewrite)
+        return {name: value[:count] for name, value in values.items()} if len(inputs) > count else values
+
+    def logits(self, images: Tensor, *, rewrite: Rewrite | None = None) -> Tensor:
+        """Class scores ``(N, K)`` whose softmax are the model's probabilities; see `run`."""
+        return self.as_logits(self.run(images, rewrite=rewrite)[self.model.logits])
+
+    def as_logits(self, output: Tensor) -> Tensor:
+        """Undo the model's head: the raw output ``(N, K)`` to logits, up to a constant per row."""
+        if self.model.head == "softmax":
+            return output.clamp_min(_SMALLEST_PROBABILITY).log()
+        return output
+
+    def batches(self, clean_set: CleanSet, indices: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images ``(n, C, H, W)`` and labels ``(n,)`` at `indices` as tensors on `device`, in order."""
+        for images, labels in clean_set.batches(indices, size):
+            yield self.tensor(images), torch.from_numpy(labels).to(self.device)
+
+    def tensor(self, images: NDArray[np.float32]) -> Tensor:
+        """NumPy pixels to a channels-last tensor on `device`."""
+        return torch.from_numpy(images).to(self.device).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def hits(self, clean_set: CleanSet, indices: Indices, *, batch_size: int, rewrite: Rewrite | None = None) -> Tensor:
+        """Whether each image at `indices` gets its label: bool ``(n,)``."""
+        batches = self.batches(clean_set, indices, batch_size)
+        return torch.cat([self.logits(images, rewrite=rewrite).argmax(dim=1) == labels for images, labels in batches])

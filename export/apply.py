@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Apply a patch: each correction by its own graph edit, then provenance, then the checker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+
+from patcher.errors import InputError, UnsupportedGraphError
+from patcher.export.affine import add_affine
+from patcher.export.bias import add_bias
+from patcher.export.bounds import add_upper_bound
+from patcher.export.branch import add_branch, guard_model, write_targets
+from patcher.export.masks import add_weight_mask
+from patcher.export.normalization import set_normalization
+from patcher.export.surgery import OpenGraph, close_graph, open_graph
+from patcher.export.weights import set_weights
+from patcher.model import Model
+from patcher.model_file import fits_inline
+from patcher.patch import Affine, Bias, Branch, Normalization, Patch, UpperBound, WeightMask, Weights
+from patcher.provenance import provenance_of, write_provenance
+
+_EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
+    UpperBound: add_upper_bound,
+    WeightMask: add_weight_mask,
+    Bias: add_bias,
+    Affine: add_affine,
+    Normalization: set_normalization,
+    Weights: set_weights,
+}
+
+
+def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
+    """Bake a patch into a copy of a model.
+
+    Corrections are applied in the patch's order; where two act on one tensor, the later one sees what
+    the earlier one made. The same model and patch give the same bytes.
+
+    Args:
+        model: The model the patch was calibrated on; it is not modified.
+        patch: The patch.
+
+    Returns:
+        The hardened model: same inputs, outputs, opset and IR version; provenance in its metadata.
+
+    Raises:
+        InputError: The patch was made for another model, or a correction does not fit.
+        UnsupportedGraphError: A correction names a tensor that cannot be patched.
+    """
+    if patch.source_sha256 != model.sha256:
+        raise InputError(
+            f"the patch was made for the model with sha256 {patch.source_sha256 or 'unknown'}, "
+            f"this one has {model.sha256}; calibrate again or give the right model"
+        )
+    branches = [item for item in patch.corrections if isinstance(item, Branch)]
+    if not patch.corrections:
+        # Nothing was found, nothing is changed: not even a metadata key.
+        unchanged = onnx.ModelProto()
+        unchanged.CopyFrom(model.proto)
+        return unchanged
+    graph = open_graph(model.proto)
+    for correction in patch.corrections:
+        if not isinstance(correction, Branch):
+            _EDITS[type(correction)](graph, model, correction)
+    hardened = close_graph(graph)
+    write_provenance(hardened, provenance_of(patch))
+    for branch in branches:
+        add_branch(hardened, model, branch)
+        write_targets(hardened, model, branch)
+    _check(hardened)
+    return hardened
+
+
+def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:
+    """The second file of a patch whose branch asks for two files; ``None`` where it does not.
+
+    Raises:
+        InputError: A correction does not fit.
+        UnsupportedGraphError: The graph cannot take a second pass.
+    """
+    branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
+    if branch is None or branch.form != "two-files":
+        return None
+    guard = guard_model(model, branch)
+    write_provenance(guard, provenance_of(patch))
+    write_targets(guard, model, branch)
+    _check(guard)
+    return guard
+
+
+def _check(hardened: onnx.ModelProto) -> None:
+    if not fits_inline(hardened):
+        # The checker takes no larger model from memory; parity runs the model in any case.
+        return
+    try:
+        onnx.checker.check_model(hardened)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UnsupportedGraphError(f"the patched graph is not valid ONNX: {reason}") from error

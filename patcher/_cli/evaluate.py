@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``patcher evaluate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from patcher import pipeline
+from patcher._cli.options import data_options, preprocess_options, triggered_options
+from patcher._cli.output import print_table
+from patcher.report.rows import share_text
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--data", required=True, help="Labelled images: folder a class, or .npz.")
+@triggered_options
+@data_options
+@preprocess_options
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def evaluate(
+    model: str,
+    data: str,
+    triggered: str | None,
+    target: Any,
+    preprocess: dict[str, Any],
+    providers: str,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Measure the accuracy of MODEL, and the attack's success where triggered images are given.
+
+    ACC: clean images that get their label. ASR: triggered images of other classes that get the target.
+    SIA: triggered images that get their true class. For a model that flags: TPR: triggered images that are
+    flagged; FPR: clean images that are, among those of a flagged class and among all.
+    """
+    settings = {name: value for name, value in options.items() if value is not None}
+    report = pipeline.evaluate(
+        model,
+        data=data,
+        triggered=triggered,
+        target=target,
+        preprocess=preprocess,
+        providers=tuple(providers.split(",")),
+        **settings,
+    )
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+        return 0
+    document = report.as_json()
+    rows = [
+        (name, share_text(document[name]), str(document[name]["count"]))
+        for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
+        if name in document
+    ]
+    print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
+    return 0

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags that several commands share, declared once."""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal
+
+import click
+
+from patcher.calibrate import METHODS
+from patcher.errors import InputError
+from patcher.runtime import CPU_PROVIDER
+
+Command = Callable[..., Any]
+_PREPROCESS = ("preprocess_file", "size", "mean", "std", "layout", "color", "value_range")
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Comma-separated floats: ``0.485,0.456,0.406``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse the text of the flag."""
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"numbers separated by commas expected, found {value!r}", param, ctx)
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """``32`` or ``HEIGHTxWIDTH``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse the text of the flag."""
+        try:
+            lengths = [int(part) for part in str(value).lower().split("x")]
+            height, width = lengths if len(lengths) == 2 else lengths * 2
+            return height, width
+        except ValueError:
+            self.fail(f"a size such as 32 or 32x48 expected, found {value!r}", param, ctx)
+
+
+class TargetClass(click.ParamType[int | str]):
+    """A class index, or ``all-to-all``."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Parse the text of the flag."""
+        if value == "all-to-all":
+            return "all-to-all"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"a class index or all-to-all expected, found {value!r}", param, ctx)
+
+
+def preprocess_options(command: Command) -> Command:
+    """Add the preprocessing flags; the command gets one mapping ``preprocess``."""
+
+    @click.option("--preprocess", "preprocess_file", type=click.Path(), help="JSON with timm pretrained_cfg keys.")
+    @click.option("--size", type=Size(), help="Resize pictures to HEIGHTxWIDTH pixels, e.g. 224 or 32x48.")
+    @click.option("--mean", type=Numbers(), help="Per channel, after scaling to 0-1, e.g. 0.485,0.456,0.406.")
+    @click.option("--std", type=Numbers(), help="Per channel, e.g. 0.229,0.224,0.225.")
+    @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axis order of the input. [default: as it is]")
+    @click.option("--color", type=click.Choice(["RGB", "BGR"]), help="Channel order of the input. [default: RGB]")
+    @click.option("--range", "value_range", type=click.Choice(["0-1", "0-255"]), help="Values the model takes.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in _PREPROCESS}
+        given["file"], given["range"] = given.pop("preprocess_file"), given.pop("value_range")
+        return command(*args, preprocess=given, **kwargs)
+
+    return wrapped
+
+
+def data_options(command: Command) -> Command:
+    """Add the flags that say how labelled images are read and measured."""
+    for option in reversed(
+        [
+            click.option(
+                "--classes", "classes_file", type=click.Path(), help="Class names, one a line, in class order."
+            ),
+            click.option("--limit-per-class", type=int, help="Use at most so many images a class."),
+            click.option("--pseudo-labels/--no-pseudo-labels", help="Take the model's own answers as labels."),
+            click.option("--accuracy-floor", type=float, help="Refuse below this accuracy. [default: 2 x chance]"),
+            click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+            click.option("--batch-size", type=int, default=128, show_default=True, help="Images in memory at a time."),
+            click.option(
+                "--providers",
+                default=CPU_PROVIDER,
+                show_default=True,
+                help="ONNX Runtime execution providers, separated by commas.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def bake_option(command: Command) -> Command:
+    """Add ``--bake``."""
+    return click.option(
+        "--bake",
+        type=click.Choice(["nodes", "folded", "auto"]),
+        default="nodes",
+        show_default=True,
+        help="Bounds as nodes, folded into the weights, or folded where that is cheaper.",
+    )(command)
+
+
+def triggered_options(command: Command) -> Command:
+    """Add the flags for triggered test images."""
+    command = click.option("--target", type=TargetClass(), help="The attacker's class, or all-to-all.")(command)
+    return click.option(
+        "--triggered", type=click.Path(), help=".npz of triggered images and true labels; only scored."
+    )(command)
+
+
+def method_options(command: Command) -> Command:
+    """Add ``--method`` and `method_flags`."""
+    return click.option(
+        "--method", type=click.Choice(list(METHODS)), default="unit", show_default=True, help="How to repair."
+    )(method_flags(command))
+
+
+def method_flags(command: Command) -> Command:
+    """Add ``--device`` and the options of every registered method.
+
+    A flag that several methods share is declared once; only flags that were given are handed on.
+    """
+    for name, uses in reversed(_method_flags().items()):
+        command = _flag(name, uses)(command)
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")(command)
+
+
+def dataclass_options(options: type[Any]) -> Callable[[Command], Command]:
+    """Add a flag for each field of a dataclass of options."""
+
+    def decorate(command: Command) -> Command:
+        for name, use in reversed(_uses(options, "").items()):
+            command = _flag(name, [use])(command)
+        return command
+
+    return decorate
+
+
+def given_options(method: str | Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    """Drop flags that were not given, and check that the rest belong to the method, or to one of several.
+
+    Raises:
+        InputError: A flag of another method was given.
+    """
+    flags, methods = _method_flags(), {method} if isinstance(method, str) else set(method)
+    for name, value in values.items():
+        if name in flags and value is not None and not methods & {use.method for use in flags[name]}:
+            others, found = (", ".join(sorted(names)) for names in ({use.method for use in flags[name]}, methods))
+            raise InputError(f"--{name.replace('_', '-')}: belongs to --method {others}, found --method {found}")
+    return {name: value for name, value in values.items() if name not in flags or value is not None}
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One method's declaration of a flag."""
+
+    method: str
+    kind: Any
+    default: Any
+    help: str
+
+
+@functools.cache
+def _method_flags() -> dict[str, list[_Use]]:
+    flags: dict[str, list[_Use]] = {}
+    for method in METHODS.values():
+        for name, use in _uses(method.load().Options, method.name).items():
+            flags.setdefault(name, []).append(use)
+    return flags
+
+
+def _uses(options: type[Any], method: str) -> dict[str, _Use]:
+    """Each field of a dataclass of options as a flag."""
+    hints = typing.get_type_hints(options)
+    return {
+        part.name: _Use(
+            method, hints[part.name], None if part.default is MISSING else part.default, part.metadata.get("help", "")
+        )
+        for part in fields(options)
+    }
+
+
+def _flag(name: str, uses: Sequence[_Use]) -> Callable[[Command], Command]:
+    methods: dict[str, list[str]] = {}
+    for use in uses:
+        methods.setdefault(f"{use.help} [default: {_shown(use.default)}]", []).append(use.method)
+    texts = [f"{', '.join(names)}: {text}" if any(names) else text for text, names in methods.items()]
+    flag, kind = f"--{name.replace('_', '-')}", uses[0].kind
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help="; ".join(texts))
+    choices = dict.fromkeys(choice for use in uses for choice in _choices(use.kind))
+    return click.option(
+        flag, name, type=click.Choice(list(choices)) if choices else _plain(kind), default=None, help="; ".join(texts)
+    )
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _plain(kind: Any) -> type:
+    """``int | None`` to ``int``."""
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+    return kind if isinstance(kind, type) else str
+
+
+def _shown(default: Any) -> str:
+    return "none" if default is None else str(default)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``patcher verify``: the release gate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from patcher._cli.options import data_options, preprocess_options, triggered_options
+from patcher._cli.output import print_table, progress_bar, say
+
+_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("hardened", type=click.Path())
+@click.option("--clean-dir", required=True, help="Clean images: folder a class, .npz, or module:function.")
+@click.option("--policy", type=click.Path(), help="Policy file (TOML). [default: the built-in limits]")
+@click.option("--patch", type=click.Path(), help="The patch file; applied again, it must give the same bytes.")
+@click.option("--triggers", type=click.Path(), help="Triggers that 'patcher scan' estimated, .npz.")
+@triggered_options
+@click.option("--report-dir", type=click.Path(), help="Write report.json, .md, .html, junit.xml, results.sarif there.")
+@data_options
+@preprocess_options
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
+def verify(
+    original: str,
+    hardened: str,
+    report_dir: str | None,
+    preprocess: dict[str, Any],
+    providers: str,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Decide whether HARDENED may ship in place of ORIGINAL.
+
+    Exit code 0: every check passed, was skipped or is suppressed. 1: a check failed or could not be run.
+    2: could not decide.
+    """
+    from patcher.gate import verify as run
+    from patcher.report.check_rows import HEADER, check_rows
+    from patcher.report.checks_markdown import append_summary, render
+    from patcher.report.folder import check_report_dir
+    from patcher.report.write_gate import write_gate_reports
+
+    check_report_dir(report_dir)
+    given = {name: value for name, value in options.items() if value is not None}
+    with progress_bar(quiet or as_json) as progress:
+        result = run(
+            original,
+            hardened,
+            preprocess=preprocess,
+            providers=tuple(providers.split(",")),
+            progress=progress,
+            **given,
+        )
+    if report_dir is not None:
+        write_gate_reports(result, Path(report_dir), Path(hardened))
+    document = result.report.as_json()
+    if summary := os.environ.get(_SUMMARY):
+        append_summary(render(document), Path(summary))
+    if as_json:
+        click.echo(result.report.to_json(), nl=False)
+    elif not quiet:
+        print_table(f"{Path(hardened).name}: {result.report.verdict.upper()}", HEADER, check_rows(document))
+        say(f"sha256 to sign: {document['hardened']['sha256']}" if result.passed else "not to be released")
+        if report_dir is not None:
+            say(f"report: {Path(report_dir) / 'report.html'}")
+    return 0 if result.passed else 1

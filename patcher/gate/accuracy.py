@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the hardened model as good as the original on clean images?
+
+Both models answer the same images, so the loss is a paired difference: of n images b were lost and c won,
+the loss is (b - c) / n. Its 95 % interval is that of Bonett and Price (2012), which holds for few images:
+with p = (b + 1) / (n + 2) and q = (c + 1) / (n + 2),   p - q +- 1.96 sqrt((p + q - (p - q)^2) / (n + 2)).
+
+Where the metadata names exactly these clean images, only those are counted that calibration held out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.clean_set import split
+from patcher.evaluation import share
+from patcher.gate.check import Check, Interval, decided
+from patcher.gate.subject import Subject
+
+_Z = 1.959963984540054
+
+
+def clean_images_check(subject: Subject) -> Check:
+    """There are enough clean images."""
+    count = len(counted_images(subject)[0])
+    wanted = subject.policy.thresholds.min_images
+    held_out = counted_images(subject)[1]
+    which = "held out by calibration" if held_out else "given"
+    message = f"{count} images {which}, at least {wanted} expected"
+    details = {"held_out_only": held_out, "pseudo_labels": subject.prepared.clean_set.pseudo_labels}
+    found = {"count": count, "value": float(count), "threshold": float(wanted)}
+    return decided("clean_images", count >= wanted, message, details=details, **found)
+
+
+def accuracy_check(subject: Subject) -> Check:
+    """Accuracy fell by no more than ``accuracy_drop``."""
+    limit = subject.policy.thresholds.accuracy_drop
+    if subject.predicted is None:
+        return Check("accuracy", "not_run", subject.failure, threshold=limit)
+    chosen, _ = counted_images(subject)
+    labels = subject.prepared.clean_set.labels[chosen]
+    before, after = subject.prepared.predicted[chosen] == labels, subject.predicted[chosen] == labels
+    drop = float(before.mean() - after.mean())
+    details = {"before": share(before).as_json(), "after": share(after).as_json()}
+    message = f"{before.mean():.1%} before, {after.mean():.1%} after: a loss of {100 * drop:.1f} points"
+    # Rounding must not decide: a loss of exactly the limit is allowed.
+    return decided(
+        "accuracy",
+        drop <= limit + 1e-9,
+        message,
+        count=len(chosen),
+        value=drop,
+        threshold=limit,
+        interval=paired_interval(before, after),
+        details=details,
+    )
+
+
+def agreement_check(subject: Subject) -> Check:
+    """Both models give clean images the same class."""
+    limit = subject.policy.thresholds.agreement
+    if subject.predicted is None:
+        return Check("agreement", "not_run", subject.failure, threshold=limit)
+    same = share(subject.predicted == subject.prepared.predicted)
+    return decided(
+        "agreement",
+        same.value >= limit - 1e-9,
+        f"{same.value:.1%} of the clean images keep their class",
+        count=same.count,
+        value=same.value,
+        threshold=limit,
+        interval=(same.low, same.high),
+    )
+
+
+def counted_images(subject: Subject) -> tuple[NDArray[np.int64], bool]:
+    """Indices of the images that decide, and whether these are held out by calibration."""
+    clean_set, found = subject.prepared.clean_set, subject.provenance
+    if found is not None and found.clean_data_sha256 == clean_set.sha256:
+        seed = found.options.get("seed")
+        held_out = clean_set.held_out
+        if seed != subject.settings.seed and isinstance(seed, int) and seed >= 0:
+            held_out = split(clean_set.labels, np.random.default_rng(seed))[1]
+        if len(held_out):
+            return held_out, True
+    return np.arange(len(clean_set)), False
+
+
+def paired_interval(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
+    """95 % interval of the loss, from hits ``(N,)`` of both models on the same images."""
+    count = len(before)
+    lost = (int((before & ~after).sum()) + 1) / (count + 2)
+    won = (int((~before & after).sum()) + 1) / (count + 2)
+    margin = _Z * math.sqrt((lost + won - (lost - won) ** 2) / (count + 2))
+    return max(-1.0, lost - won - margin), min(1.0, lost - won + margin)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``trigger_detected``: is it quiet on clean images, and does it come on for triggered ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.evaluation import share
+from patcher.gate.check import Check, decided
+from patcher.gate.subject import FLAG, NotRunError, Subject
+
+
+def alarm_checks(subject: Subject) -> Iterator[Check]:
+    """The checks ``false_alarms`` and ``detections``; skipped for a model without the output."""
+    if FLAG not in subject.hardened.outputs:
+        for name in ("false_alarms", "detections"):
+            yield Check(name, "skipped", f"the hardened model has no output {FLAG}")
+        return
+    yield _false_alarms(subject)
+    yield _detections(subject)
+
+
+def _false_alarms(subject: Subject) -> Check:
+    limit = subject.policy.thresholds.false_alarms
+    try:
+        raised = share(subject.flags(subject.prepared.clean_set.pixels))
+    except NotRunError as error:
+        return Check("false_alarms", "not_run", str(error), threshold=limit)
+    return decided(
+        "false_alarms",
+        raised.value <= limit + 1e-9,
+        f"{raised.value:.1%} of the clean images are flagged",
+        count=raised.count,
+        value=raised.value,
+        threshold=limit,
+        interval=(raised.low, raised.high),
+    )
+
+
+def _detections(subject: Subject) -> Check:
+    """Counts images that the trigger did send to the target in the original: there was an attack to detect."""
+    limit = subject.policy.thresholds.detections
+    pieces = list(_attacked(subject))
+    if not pieces or not sum(len(piece) for piece in pieces):
+        return Check("detections", "skipped", "no triggers that work on the original given (--triggers, --triggered)")
+    try:
+        raised = share(np.concatenate([subject.flags(piece) for piece in pieces if len(piece)]))
+    except NotRunError as error:
+        return Check("detections", "not_run", str(error), threshold=limit)
+    return decided(
+        "detections",
+        raised.value >= limit - 1e-9,
+        f"{raised.value:.1%} of the images that the triggers turn in the original are flagged",
+        count=raised.count,
+        value=raised.value,
+        threshold=limit,
+        interval=(raised.low, raised.high),
+    )
+
+
+def _attacked(subject: Subject) -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
+    given = subject.given
+    classes = subject.prepared.model.num_classes
+    if given.triggered is not None:
+        labels, target = given.triggered.labels, given.triggered.target
+        wanted = (labels + 1) % classes if target == "all-to-all" else np.full_like(labels, target)
+        turned = (subject.before(given.triggered.pixels) == wanted) & (labels != wanted)
+        yield given.triggered.pixels[turned]
+    clean_set = subject.prepared.clean_set
+    for trigger in given.triggers:
+        chosen = np.flatnonzero((clean_set.labels != trigger.target) & (subject.prepared.predicted != trigger.target))
+        for images, _ in clean_set.batches(chosen, subject.settings.batch_size):
+            pixels = np.asarray(trigger.apply(images), np.float32)
+            yield pixels[subject.before(pixels) == trigger.target]

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two models under comparison and everything that several checks need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.errors import InputError, UnsupportedGraphError
+from patcher.evaluation import Triggered, as_feed, predict, share
+from patcher.graph.inference import infer_types
+from patcher.image_sources import Pixels
+from patcher.model_check import check_structure
+from patcher.model_file import load_file, loadable
+from patcher.patch import Patch
+from patcher.policy import Policy
+from patcher.preparation import Prepared
+from patcher.provenance import Provenance, read_provenance
+from patcher.runtime import create_session, one_line, runtime_errors
+from patcher.settings import Settings
+from patcher.trigger import Trigger
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+FLAG = "trigger_detected"
+
+
+class NotRunError(Exception):
+    """A check could not be run on the hardened model; it counts as failed."""
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """The hardened model, about which nothing is believed.
+
+    Attributes:
+        path: Where it lies.
+        proto: The model, weights inline.
+        sha256: Hash of the file and its data files.
+        refusal: Why its operators are not of the standard; empty where they are.
+        session: The model in ONNX Runtime; ``None`` where it does not load.
+        failure: Why it does not load.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    sha256: str
+    refusal: str
+    session: onnxruntime.InferenceSession | None
+    failure: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return tuple(value.name for value in self.proto.graph.output)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave beside the two models; read before anything is checked.
+
+    Attributes:
+        patch: The patch that made the hardened model.
+        triggers: A scan's triggers.
+        triggered: Triggered images with their true labels and target.
+    """
+
+    patch: Patch | None = None
+    triggers: Sequence[Trigger] = ()
+    triggered: Triggered | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything a check may look at.
+
+    Attributes:
+        prepared: The original, its session, the clean images and its answers to them.
+        hardened: The hardened model.
+        given: Patch, triggers, triggered images.
+        policy: Limits.
+        settings: Batch size, providers, seed.
+        provenance: What the hardened model says of itself; ``None`` where that is missing or damaged.
+        provenance_error: Why it is ``None``.
+        predicted: The hardened model's classes for all clean images; ``None`` where it does not run.
+        failure: Why it does not run.
+    """
+
+    prepared: Prepared
+    hardened: Hardened
+    given: Given
+    policy: Policy
+    settings: Settings
+    provenance: Provenance | None
+    provenance_error: str
+    predicted: NDArray[np.int64] | None
+    failure: str
+
+    def before(self, pixels: Pixels) -> NDArray[np.int64]:
+        """The original's classes ``(N,)`` for pixels ``(N, C, H, W)``."""
+        prepared = self.prepared
+        scores = predict(
+            prepared.session, prepared.model, prepared.preprocess, pixels, batch_size=self.settings.batch_size
+        )
+        return np.asarray(scores.argmax(axis=1), np.int64)
+
+    def after(self, pixels: Pixels) -> NDArray[np.int64]:
+        """The hardened model's classes ``(N,)`` for pixels ``(N, C, H, W)``.
+
+        Raises:
+            NotRunError: It does not run on the original's input, or does not answer as the original.
+        """
+        return _classes(self.hardened, self.prepared, self.settings, pixels)
+
+    def flags(self, pixels: Pixels) -> NDArray[np.bool_]:
+        """The hardened model's ``trigger_detected`` ``(N,)`` for pixels.
+
+        Raises:
+            NotRunError: It does not run, or the output is no flag an image.
+        """
+        model, session = self.prepared.model, self.hardened.session
+        if session is None:
+            raise NotRunError(self.hardened.failure)
+        size = model.batch or self.settings.batch_size
+        found = []
+        for start in range(0, len(pixels), size):
+            piece = pixels[start : start + size]
+            filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)]) if model.batch else piece
+            feed = self.feed(filled)
+            try:
+                value = np.asarray(session.run([FLAG], {model.input.name: feed})[0])
+            except runtime_errors() as error:
+                raise NotRunError(one_line(error)) from error
+            if value.shape != (len(filled),):
+                raise NotRunError(f"output {FLAG} has shape {value.shape}, one flag an image expected")
+            found.append(value[: len(piece)].astype(bool))
+        return np.concatenate(found)
+
+    def feed(self, pixels: Pixels) -> NDArray[Any]:
+        """Pixels as the models take them."""
+        from patcher.image_sources import as_float
+
+        return as_feed(self.prepared.model, self.prepared.preprocess, as_float(pixels))
+
+
+def read_hardened(path: Path, settings: Settings) -> Hardened:
+    """Read the hardened model without believing or requiring more than that it is ONNX.
+
+    Raises:
+        InputError: The file is no valid ONNX model.
+        UnsupportedGraphError: A tensor in it claims more memory than any classifier needs.
+    """
+    proto, sha256 = load_file(path)
+    try:
+        return _checked(path, proto, sha256, settings)
+    except UnicodeDecodeError as error:
+        # protobuf checks text when it is read, not when the file is parsed.
+        raise InputError(f"{path}: not a valid ONNX model: a name in it is no UTF-8 text") from error
+
+
+def _checked(path: Path, proto: onnx.ModelProto, sha256: str, settings: Settings) -> Hardened:
+    refusal = ""
+    with loadable(proto) as source:
+        try:
+            check_structure(proto, source, str(path))
+        except UnsupportedGraphError as error:
+            refusal = str(error)
+        infer_types(proto, str(path))
+        try:
+            return Hardened(path, proto, sha256, refusal, create_session(source, providers=settings.providers))
+        except InputError as error:
+            return Hardened(path, proto, sha256, refusal, None, str(error))
+
+
+def examine(prepared: Prepared, hardened: Hardened, given: Given, policy: Policy, settings: Settings) -> Subject:
+    """Run the hardened model on the clean images, and read what it says of itself."""
+    provenance: Provenance | None = None
+    error = "the model has no patcher.* metadata"
+    try:
+        provenance = read_provenance(hardened.proto)
+    except InputError as damaged:
+        error = str(damaged)
+    predicted: NDArray[np.int64] | None = None
+    failure = ""
+    try:
+        predicted = _classes(hardened, prepared, settings, prepared.clean_set.pixels)
+    except NotRunError as broken:
+        failure = str(broken)
+    return Subject(prepared, hardened, given, policy, settings, provenance, error, predicted, failure)
+
+
+def accuracy_of(subject: Subject) -> float | None:
+    """The hardened model's accuracy over all clean images."""
+    if subject.predicted is None:
+        return None
+    return share(subject.predicted == subject.prepared.clean_set.labels).value
+
+
+def _classes(hardened: Hardened, prepared: Prepared, settings: Settings, pixels: Pixels) -> NDArray[np.int64]:
+    if hardened.session is None:
+        raise NotRunError(hardened.failure)
+    model = prepared.model
+    try:
+        scores = predict(hardened.session, model, prepared.preprocess, pixels, batch_size=settings.batch_size)
+    except runtime_errors() as error:
+        raise NotRunError(f"the hardened model does not run as the original: {one_line(error)}") from error
+    if not np.isfinite(scores).all():
+        raise NotRunError("the hardened model's class scores are not finite on clean images")
+    return np.asarray(scores.argmax(axis=1), np.int64)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual streams: activation sites whose channels meet in sums, without a weight between them.
+
+Where such sites have one common bound a channel, folding it leaves nothing to pay (`patcher.export.fold`): the
+stream is stored in one scale from its first site to its last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from patcher.graph.flow import DataFlow
+from patcher.graph.scales import scale_flow
+from patcher.graph.site import Site
+from patcher.model import Model
+
+
+def residual_streams(model: Model, sites: Sequence[Site]) -> list[tuple[str, ...]]:
+    """Group activation sites by residual stream.
+
+    Args:
+        model: The model.
+        sites: Activation sites, in graph order.
+
+    Returns:
+        Tensors of each stream with at least two sites, in graph order.
+    """
+    flow = DataFlow(model.proto.graph, [model.input.name])
+    scales = scale_flow(flow, model.shapes, {site.tensor for site in sites if site.operator == "ReLU6"})
+    parent = np.arange(scales.count)
+
+    def root(label: int) -> int:
+        while parent[label] != label:
+            label = int(parent[label])
+        return label
+
+    for join in scales.joins:
+        for inside, outside in zip(join.inside.tolist(), join.outside.tolist(), strict=True):
+            first, second = root(inside), root(outside)
+            parent[max(first, second)] = min(first, second)
+    streams: dict[tuple[int, ...], list[str]] = {}
+    for site in sites:
+        channels = scales.channels.get(site.tensor)
+        if channels is None or len(channels.labels) != site.channels:
+            continue
+        key = tuple(root(label) for label in channels.labels.tolist())
+        # Labels fixed at 1 say nothing of who meets whom; a tensor with repeated channels cannot be tied to another.
+        if key[0] and len(set(key)) == len(key):
+            streams.setdefault(key, []).append(site.tensor)
+    return [tuple(names) for names in streams.values() if len(names) > 1]

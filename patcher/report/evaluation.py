@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patcher.detection import Detection
+from patcher.evaluation import AttackScore
+from patcher.preparation import Prepared
+from patcher.report.model import model_section
+from patcher.report.report import Report
+
+
+def evaluation_report(
+    prepared: Prepared, data: str, attack: AttackScore | None, detection: Detection | None = None
+) -> Report:
+    """Put together what `evaluate` found.
+
+    Args:
+        prepared: The model and the images.
+        data: Where the images came from.
+        attack: ASR and SIA, where triggered images were given.
+        detection: TPR and FPR, where the model has a flag.
+    """
+    sections = {
+        "model": model_section(prepared.model),
+        "data": {"name": Path(data).name, "images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
+        "preprocess": prepared.preprocess.as_json(),
+        "ACC": prepared.accuracy.as_json(),
+        **(attack.as_json() if attack else {}),
+        **(detection.as_json() if detection else {}),
+    }
+    return Report("evaluate", "pass", (), sections)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report: what was measured, as plain JSON values. Every other format is made from it.
+
+Everything but the ``timings`` section is the same for the same inputs and seed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from patcher._version import __version__
+
+SCHEMA_VERSION = 1
+Verdict = Literal["pass", "fail", "clean", "suspicious", "inconclusive", "backdoor"]
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "numpy")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One command's findings.
+
+    Attributes:
+        command: ``harden``, ``evaluate``, ...
+        verdict: Whether every condition was met.
+        reasons: One sentence for each condition that was not.
+        sections: Section name to plain JSON values.
+        timings: Seconds, milliseconds and ratios; the only part that differs between equal runs.
+    """
+
+    command: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    sections: Mapping[str, Any]
+    timings: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole report as plain JSON values, versions included."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "patcher_version": __version__,
+            "command": self.command,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            **self.sections,
+            "versions": _versions(),
+            "timings": dict(self.timings),
+        }
+
+    def to_json(self) -> str:
+        """The text of ``report.json``."""
+        return json.dumps(self.as_json(), indent=2, allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars to Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two-column before/after table, as rows of text for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_DETECTION = (
+    ("TPR", "triggered images: flagged (TPR)"),
+    ("FPR_target", "clean images of a flagged class: flagged (FPR)"),
+    ("FPR", "all clean images: flagged (FPR)"),
+)
+
+
+def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows ``(what, before, after)`` of a ``harden`` report.
+
+    Args:
+        document: The report as plain JSON values.
+    """
+    before, after = document["before"], document["after"]
+    rows = [
+        (f"accuracy, {name} ({before[key]['count']} images)", share_text(before[key]), share_text(after[key]))
+        for key, name in (("held_out", "held-out"), ("fit", "fit"))
+        if before[key]["count"]
+    ]
+    rows.append(("agreement with the original", "", share_text(document["agreement"])))
+    for key, name in (("ASR", "attack success (ASR)"), ("SIA", "true class (SIA)")):
+        if "attack" in before:
+            count = before["attack"][key]["count"]
+            label = f"triggered images: {name} ({count})"
+            rows.append((label, share_text(before["attack"][key]), share_text(after["attack"][key])))
+    for key, name in _DETECTION:
+        found = after.get("detection", {}).get(key)
+        if found:
+            rows.append((f"{name} ({found['count']})", "", share_text(found)))
+    rows.append(("sites corrected", "", str(len(document["sites"]))))
+    added = document["hardened"]["nodes_added"]
+    rows.append(("nodes added", "", ", ".join(f"{count} {name}" for name, count in added.items()) or "none"))
+    bounds = document["hardened"].get("bounds", {})
+    if bounds.get("folded"):
+        parts = (f"{bounds['folded']} of {bounds['folded'] + len(bounds['nodes'])}", *_what_is_left(bounds))
+        rows.append(("bounds folded", "", ", ".join(parts)))
+    rows.append(("size", size_text(document["model"]["bytes"]), size_text(document["hardened"]["bytes"])))
+    latency = document["timings"].get("latency")
+    if latency:
+        label = f"latency, batch {latency['batch']}"
+        after_text = f"{latency['after_ms']:.2f} ms ({latency['ratio']:.2f}x)"
+        rows.append((label, f"{latency['before_ms']:.2f} ms", after_text))
+    return rows
+
+
+def _what_is_left(bounds: Mapping[str, Any]) -> list[str]:
+    count = len(bounds["rescaled"])
+    return [f"{count} residual tensor{'s' if count > 1 else ''} rescaled"] if count else []
+
+
+def share_text(share: Mapping[str, Any]) -> str:
+    """A share in per cent with its interval: ``84.5 % [82.9, 86.0]``."""
+    if share["value"] is None:
+        return "not measured"
+    low, high = (100 * end for end in share["interval_95"])
+    return f"{100 * share['value']:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def size_text(count: int) -> str:
+    """Bytes in KiB or MiB."""
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime sessions that do what was asked or say why not, and the session that services use.
+
+onnxruntime only warns when a provider is missing and then runs on the CPU; here that is an error.
+`GuardedSession` answers batches with classes, scores and flags, whatever form the model was hardened in.
+Needs onnxruntime and numpy alone, so a service can use it without torch or onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.errors import InputError
+
+CPU_PROVIDER = "CPUExecutionProvider"
+OptimizationLevel = Literal["disabled", "basic", "extended", "all"]
+FLAG_OUTPUT = "trigger_detected"
+CLASS_INPUT = "predicted_class"
+TARGETS_KEY = "patcher.targets"
+SCORES_KEY = "patcher.scores"
+GUARD_SUFFIX = ".guard.onnx"
+_LEVELS: dict[str, str] = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# Severity 4 logs fatal errors only: every other one is raised and reported by the caller.
+_FATAL_ONLY = 4
+
+
+def create_session(
+    model: bytes | str | os.PathLike[str],
+    *,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    optimization: OptimizationLevel = "all",
+    threads: int | None = None,
+) -> Any:
+    """Create an onnxruntime ``InferenceSession`` strictly.
+
+    Args:
+        model: Serialised model, or the path of a model file.
+        providers: Execution providers in order of preference; each of them must be there.
+        optimization: Graph optimisation level.
+        threads: Threads within an operator; ``None`` lets onnxruntime choose.
+
+    Returns:
+        The session, with fallback to other providers disabled.
+
+    Raises:
+        InputError: onnxruntime is missing, a provider is not available, or the model does not load.
+    """
+    onnxruntime = import_onnxruntime()
+    _require_providers(providers, onnxruntime.get_available_providers(), "this onnxruntime offers")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimization])
+    options.log_severity_level = _FATAL_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else str(Path(model))
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except runtime_errors() as error:
+        raise InputError(f"ONNX Runtime cannot load the model: {one_line(error)}") from error
+    _require_providers(providers, session.get_providers(), "the session runs on")
+    session.disable_fallback()
+    return session
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime, or say how to install it.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            "onnxruntime is not installed; run: pip install 'onnx-patcher[cpu]' (or 'onnx-patcher[gpu]')"
+        ) from error
+    return onnxruntime
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Exception types that onnxruntime raises; they share no base class but ``Exception``."""
+    state = import_onnxruntime().capi.onnxruntime_pybind11_state
+    own = {kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    return (*sorted(own, key=lambda kind: kind.__name__), RuntimeError, ValueError, MemoryError)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, on one line and not longer than 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _require_providers(wanted: Sequence[str], found: Sequence[str], where: str) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise InputError(
+            f"execution provider not available: {', '.join(missing)}; {where} {', '.join(found)}; "
+            "choose another with --providers or install 'onnx-patcher[gpu]'"
+        )
+
+
+class TwoFileSession:
+    """A plain model and its guard model as one session, with the outputs of the one-file forms.
+
+    Rows whose class is a target go through the guard; where it gives another class, its answer is taken and
+    the row is flagged.
+
+    Args:
+        plain: Session of the model itself.
+        guard: Session of the guard model (``NAME.guard.onnx``), with its targets in its metadata.
+    """
+
+    def __init__(self, plain: Any, guard: Any) -> None:
+        self._plain, self._guard = plain, guard
+        metadata = guard.get_modelmeta().custom_metadata_map
+        if TARGETS_KEY not in metadata or SCORES_KEY not in metadata:
+            raise InputError(f"the guard model has no metadata key {TARGETS_KEY}; harden with --branch two-files")
+        self._targets: list[int] = json.loads(metadata[TARGETS_KEY])
+        self._scores: str = metadata[SCORES_KEY]
+        self._names = [item.name for item in plain.get_outputs()]
+        self._guarded = [item.name for item in guard.get_outputs()]
+        self._by_class = any(item.name == CLASS_INPUT for item in guard.get_inputs())
+        shape = plain.get_inputs()[0].shape
+        self._batch = shape[0] if shape and isinstance(shape[0], int) else None
+
+    def run(self, names: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run a batch as ``InferenceSession.run`` does; one more output, ``trigger_detected``."""
+        values = dict(zip(self._names, self._plain.run(self._names, dict(feed)), strict=True))
+        classes = _classes(values[self._scores])
+        flags = np.zeros(len(classes), bool)
+        rows = np.flatnonzero(np.isin(classes, self._targets))
+        if len(rows):
+            image, pixels = next(iter(feed.items()))
+            # A fixed batch takes all rows or none.
+            chosen = rows if self._batch is None else np.arange(len(classes))
+            own = {image: pixels[chosen]} | ({CLASS_INPUT: classes[chosen]} if self._by_class else {})
+            found = dict(zip(self._guarded, self._guard.run(self._guarded, own), strict=True))
+            differs = (_classes(found[self._scores]) != classes[chosen]) & np.isin(chosen, rows)
+            flags[chosen[differs]] = True
+            for name in self._guarded:
+                values[name] = values[name].copy()
+                values[name][chosen[differs]] = found[name][differs]
+        values[FLAG_OUTPUT] = flags
+        return [values[name] for name in (names or [*self._names, FLAG_OUTPUT])]
+
+    def get_inputs(self) -> Any:
+        """Inputs of the plain model."""
+        return self._plain.get_inputs()
+
+    def get_outputs(self) -> Any:
+        """Outputs of the plain model; `run` has ``trigger_detected`` too."""
+        return self._plain.get_outputs()
+
+    def get_modelmeta(self) -> Any:
+        """Metadata of the guard model."""
+        return self._guard.get_modelmeta()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of a batch.
+
+    Attributes:
+        labels: Classes, int64 ``(N,)``.
+        scores: Class scores as the model gives them, float32 ``(N, K)``.
+        flags: Whether a trigger was detected, bool ``(N,)``.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    flags: NDArray[np.bool_]
+
+
+class GuardedSession:
+    """A hardened model for a service: batches of any size, flags counted. Safe to share between threads.
+
+    Args:
+        model: Path of the hardened model.
+        guard: Path of its guard model; found beside it (``NAME.guard.onnx``) where the model needs one.
+        sha256: Expected hash of the model file; a model that is not the one reviewed is refused.
+        providers: Execution providers.
+        threads: Threads within an operator.
+        max_batch: Images run at a time.
+        on_flags: Called with the number of flagged images of each batch that has any.
+        counter: A ``prometheus_client.Counter``, or anything with ``inc(n)``; counts flagged images.
+
+    Raises:
+        InputError: A file is missing, was not hardened by this project, or has another hash.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        guard: str | os.PathLike[str] | None = None,
+        sha256: str | None = None,
+        providers: Sequence[str] = (CPU_PROVIDER,),
+        threads: int | None = None,
+        max_batch: int = 64,
+        on_flags: Callable[[int], None] | None = None,
+        counter: Any = None,
+    ) -> None:
+        path = Path(model)
+        _check_hash(path, sha256)
+        self._session = create_session(path, providers=providers, threads=threads)
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        if "patcher.method" not in self.metadata:
+            raise InputError(f"{path}: a model hardened by patcher expected, found no metadata key patcher.method")
+        options = json.loads(self.metadata.get("patcher.options", "{}"))
+        if TARGETS_KEY in self.metadata and options.get("branch") == "two-files":
+            beside = Path(guard) if guard is not None else path.with_name(path.stem + GUARD_SUFFIX)
+            second = create_session(beside, providers=providers, threads=threads)
+            key = "patcher.patch_sha256"
+            if second.get_modelmeta().custom_metadata_map.get(key) != self.metadata.get(key):
+                raise InputError(f"{beside}: the guard of another model; both files come from one 'patcher harden'")
+            self._session = TwoFileSession(self._session, second)
+        self.input = self._session.get_inputs()[0]
+        outputs = [item.name for item in self._session.get_outputs()]
+        self._scores = self.metadata.get(SCORES_KEY, outputs[0])
+        self._flagged = TARGETS_KEY in self.metadata
+        self._batch = self.input.shape[0] if isinstance(self.input.shape[0], int) else None
+        self._max_batch = self._batch or max_batch
+        self._on_flags, self._counter = on_flags, counter
+        self._lock = threading.Lock()
+        self._counts = {"images": 0, "flagged": 0}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Images answered and images flagged so far."""
+        with self._lock:
+            return dict(self._counts)
+
+    def classify(self, inputs: NDArray[Any]) -> Answers:
+        """Answer a batch.
+
+        Args:
+            inputs: ``(N, ...)`` as the model takes them: its layout, element type and preprocessing.
+
+        Raises:
+            InputError: ONNX Runtime refuses the shape or type.
+        """
+        parts = [self._run(inputs[start : start + self._max_batch]) for start in range(0, len(inputs), self._max_batch)]
+        if not parts:
+            raise InputError("at least one image expected, found none")
+        scores = np.concatenate([scores for scores, _ in parts])
+        flags = np.concatenate([flags for _, flags in parts])
+        self._count(len(flags), int(flags.sum()))
+        return Answers(_classes(scores), scores, flags)
+
+    def _run(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        count = len(inputs)
+        if self._batch is not None and count < self._batch:
+            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], self._batch - count, axis=0)])
+        names = [self._scores, *([FLAG_OUTPUT] if self._flagged else [])]
+        try:
+            scores, *flags = self._session.run(names, {self.input.name: np.ascontiguousarray(inputs)})
+        except runtime_errors() as error:
+            raise InputError(f"the model does not take this batch: {one_line(error)}") from error
+        flat = scores.reshape(len(inputs), -1)[:count].astype(np.float32)
+        return flat, flags[0][:count] if flags else np.zeros(count, bool)
+
+    def _count(self, images: int, flagged: int) -> None:
+        with self._lock:
+            self._counts["images"] += images
+            self._counts["flagged"] += flagged
+        if flagged and self._on_flags is not None:
+            self._on_flags(flagged)
+        if flagged and self._counter is not None:
+            self._counter.inc(flagged)
+
+
+def _classes(scores: NDArray[Any]) -> NDArray[np.int64]:
+    classes: NDArray[np.int64] = scores.reshape(len(scores), -1).argmax(axis=1)
+    return classes
+
+
+def _check_hash(path: Path, expected: str | None) -> None:
+    if not path.is_file():
+        raise InputError(f"model not found: {path}")
+    if expected is None:
+        return
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(f"{path}: sha256 {expected} expected, found {found}; this is not the model that was reviewed")

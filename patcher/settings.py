@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command shares, beside a method's own options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from patcher.errors import InputError
+from patcher.runtime import CPU_PROVIDER
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Shared settings.
+
+    Attributes:
+        seed: Of the split, the order of mini-batches and everything else that is random.
+        device: ``auto``, ``cpu`` or ``cuda``: where calibration runs.
+        batch_size: Images at a time; statistics do not depend on it.
+        providers: ONNX Runtime execution providers for parity and evaluation.
+        accuracy_floor: Refuse below this accuracy on the clean images, 0 to 1; ``None`` for twice chance.
+        limit_per_class: Use at most so many clean images a class.
+        classes_file: One class name a line, in the model's class order.
+        pseudo_labels: Take the model's own answers as labels where a source has none.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int = 128
+    providers: tuple[str, ...] = (CPU_PROVIDER,)
+    accuracy_floor: float | None = None
+    limit_per_class: int | None = None
+    classes_file: Source | None = None
+    pseudo_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size: at least 1 expected, found {self.batch_size}")
+        if self.seed < 0:
+            raise InputError(f"--seed: 0 or more expected, found {self.seed}")
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise InputError(f"--device: auto, cpu or cuda expected, found {self.device!r}")
+        if self.accuracy_floor is not None and not 0 <= self.accuracy_floor <= 1:
+            raise InputError(f"--accuracy-floor: 0 to 1 expected, found {self.accuracy_floor}")
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """Separate shared settings from a method's own options.
+
+    Returns:
+        The settings, and what is left for the method.
+    """
+    shared = {part.name for part in fields(Settings)}
+    settings = Settings(**{name: value for name, value in options.items() if name in shared})
+    return settings, {name: value for name, value in options.items() if name not in shared}

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample service over a real socket, and the Triton configuration against the model."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import patcher
+from patcher.runtime import create_session
+from patcher.trigger import Trigger, write_triggers
+
+httpx = pytest.importorskip("httpx")
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+    folder = tmp_path_factory.mktemp("service")
+    mask, pattern = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
+    mask[0, 6:, 6:] = 1
+    pattern[0, 6, 6] = pattern[0, 7, 7] = 1
+    write_triggers([Trigger("patch", 7, (0, 1, 2, 3, 4, 5, 6, 8, 9), mask, pattern)], folder / "triggers.npz")
+    patcher.harden(
+        samples / "digits.onnx",
+        clean_dir=samples / "clean",
+        method="bna",
+        triggers=str(folder / "triggers.npz"),
+        steps=10,
+        output=folder / "model.onnx",
+    )
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, samples: Path) -> Iterator[str]:
+    spec = importlib.util.spec_from_file_location("service", samples / "service" / "service.py")
+    assert spec is not None
+    assert spec.loader is not None
+    service = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(service)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(service.create_app(str(model)), log_level="warning", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+def body(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def images(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path) as file:
+        return file["images"].transpose(0, 3, 1, 2).astype(np.float32) / 255, file["labels"]
+
+
+def test_clean_and_triggered_images_under_concurrent_load(address: str, model: Path, samples: Path) -> None:
+    clean, labels = images(samples / "test.npz")
+    triggered, _ = images(samples / "triggered.npz")
+    mixed = np.stack([clean[:60], triggered[:60]], axis=1)
+    expected = create_session(model).run(["logits", "trigger_detected"], {"input": mixed.reshape(-1, 1, 8, 8)})
+    classes, flags = expected[0].argmax(1).reshape(-1, 2), expected[1].reshape(-1, 2)
+
+    with httpx.Client(base_url=address, timeout=30) as client:
+        before = client.get("/metrics").json()
+
+        def ask(index: int) -> bool:
+            answer = client.post("/classify", content=body(mixed[index]))
+            assert answer.status_code == 200
+            found = answer.json()
+            return found["labels"] == classes[index].tolist() and found["trigger_detected"] == flags[index].tolist()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(ask, range(60)))
+        after = client.get("/metrics").json()
+    assert after["images"] - before["images"] == 120
+    assert after["flagged"] - before["flagged"] == flags.sum()
+    others = labels[:60] != 7
+    assert flags[others, 1].mean() > 0.9
+    assert flags[:, 0].mean() < 0.1
+    assert (classes[others, 1] == labels[:60][others]).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"not an array", 400),
+        (b'{"images": []}', 400),
+        (body(np.zeros((1, 1, 8, 8), np.float32))[:-5], 400),
+        (body(np.zeros((1, 1, 8, 8), np.float32)) + b"x", 400),
+        (body(np.array([["a"]])), 422),
+        (body(np.zeros((1, 3, 8, 8), np.float32)), 422),
+        (body(np.zeros((0, 1, 8, 8), np.float32)), 422),
+        (body(np.zeros((65, 1, 8, 8), np.float32)), 422),
+        (body(np.zeros((1, 1, 8, 8), np.float64)), 422),
+        (body(np.full((1, 1, 8, 8), np.nan, np.float32)), 422),
+        (b"x" * (8 * 2**20 + 1), 413),
+    ],
+)
+def test_malformed_bodies_are_refused_and_the_service_lives_on(address: str, content: bytes, status: int) -> None:
+    assert httpx.post(f"{address}/classify", content=content, timeout=30).status_code == status
+    assert httpx.get(f"{address}/healthz").json()["status"] == "ok"
+
+
+def test_a_pickle_is_never_loaded(address: str) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert httpx.post(f"{address}/classify", content=stream.getvalue()).status_code == 400
+
+
+def test_the_triton_configuration_names_what_the_model_has(model: Path, samples: Path) -> None:
+    text = (samples / "service" / "triton" / "guarded" / "config.pbtxt").read_text()
+    assert text.count("{") == text.count("}")
+    assert text.count("[") == text.count("]")
+    kinds = {"tensor(float)": "TYPE_FP32", "tensor(bool)": "TYPE_BOOL"}
+    session = create_session(model)
+    found = re.findall(r'name: "(\w+)" data_type: (\w+) dims: \[ ([\d, ]+) \]', text)
+    wanted = [(item.name, kinds[item.type], item.shape[1:]) for item in (*session.get_inputs(), *session.get_outputs())]
+    assert [(name, kind) for name, kind, _ in found] == [(name, kind) for name, kind, _ in wanted]
+    dims = [[int(side) for side in text.split(",")] for _, _, text in found]
+    # A scalar an image is dims [ 1 ] with a reshape to [ ].
+    assert dims == [shape or [1] for _, _, shape in wanted]

@@ -107,14 +107,17 @@ def _stamp(values: NDArray[Any], top: int, left: int) -> Callable[[Images], Imag
 
 def _overlays(shape: tuple[int, int, int], rng: np.random.Generator) -> Iterator[Probe]:
     _, height, width = shape
-    angle = 2 * np.pi * _SINE_PERIODS
-    across = np.sin(angle * np.arange(width, dtype=np.float32) / width)[None, :].astype(np.float32)
-    down = np.sin(angle * np.arange(height, dtype=np.float32) / height)[:, None].astype(np.float32)
-    for name, wave in (("vertical", across), ("horizontal", down)):
+    for name, wave in (("vertical", _sine(width)[None, :]), ("horizontal", _sine(height)[:, None])):
         yield Probe(f"sinusoid {_SINE_AMPLITUDE}, {name} stripes", _add(_SINE_AMPLITUDE * wave))
     for index in range(2):
         noise = rng.random(shape).astype(np.float32)
         yield Probe(f"blend {_BLEND} with noise {index + 1}", _blend(noise))
+
+
+def _sine(length: int) -> Images:
+    # Below four pixels a period the samples would show another wave, or where the sine crosses zero, none.
+    periods = min(_SINE_PERIODS, max(1, length // 4))
+    return np.asarray(np.sin(2 * np.pi * periods * np.arange(length) / length), np.float32)
 
 
 def _add(difference: NDArray[Any]) -> Callable[[Images], Images]:

@@ -28,6 +28,14 @@ def test_probes_keep_shape_range_and_their_input(shape: tuple[int, int, int], se
     assert np.array_equal(images, before)
 
 
+@pytest.mark.parametrize("side", [4, 6, 8, 12, 24, 32])
+def test_the_sinusoid_is_seen_at_every_size(side: int) -> None:
+    images = np.full((1, 1, side, side), 0.5, np.float32)
+    for probe in built_in_probes((1, side, side), patches=0, seed=0):
+        if probe.name.startswith("sinusoid"):
+            assert np.abs(probe.apply(images) - images).max() > 0.03
+
+
 def test_patches_are_where_their_names_say() -> None:
     images = np.full((1, 3, 32, 32), 0.5, np.float32)
     probes = {probe.name: probe for probe in built_in_probes((3, 32, 32), patches=1, seed=0)}

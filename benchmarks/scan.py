@@ -11,7 +11,10 @@
   divided by 1.5^1.5 after five bad ones; the smallest mask with 99 % success) over the same interpreter
   and images. The peer may be given fewer targets; its time is then scaled to all and said to be.
 - `growth`, `images`: random convolutional classifiers, each scanned in a process of its own.
-- `zoo`: verdicts of `patcher scan` over several seeds.
+- `zoo`: verdicts of `patcher scan` over several seeds, beside what `zoo.json` says was planted. `sent`: share
+  of test images of other classes that the returned trigger sends to the target, in ONNX Runtime. `overlap`:
+  pixels of the returned patch (a tenth of its strongest and more) inside the planted one. `--triggers-dir`
+  keeps the triggers of the first seed as `NAME.npz`, for the benchmarks of the defences.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +43,11 @@ from patcher.calibrate.scan.inversion import Budget, invert
 from patcher.clean_set import CleanSet, read_clean_set
 from patcher.model import read_model
 from patcher.preprocess import resolve_preprocess
+from patcher.runtime import create_session
+from patcher.trigger import Trigger, read_triggers
+
+_PATCH_SHARE = 0.1  # of the pixels: what changes more is no patch
+_FAINT = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,18 +143,60 @@ def zoo(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     """Verdicts by model and seed."""
     rows = []
     for entry in json.loads((options.shared / "zoo" / "zoo.json").read_text()):
-        if options.models and entry["name"] not in options.models:
+        name = entry["name"]
+        if options.models and name not in options.models:
             continue
-        for seed in options.seeds:
-            arguments = [str(options.shared / "zoo" / f"{entry['name']}.onnx"), "--seed", str(seed)]
-            arguments += ["--clean-dir", str(options.shared / "cifar10" / "clean")]
-            rows.append({"model": entry["name"], "seed": seed, **_scan(arguments)})
-            print(json.dumps(rows[-1]), file=sys.stderr)
+        model = options.shared / "zoo" / f"{name}.onnx"
+        seeds = [*options.seeds, *([] if entry["target"] is not None else options.clean_seeds)]
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                kept = Path(folder) / "triggers.npz"
+                arguments = [str(model), "--seed", str(seed), "--clean-dir", str(options.shared / "cifar10" / "clean")]
+                row = {"model": name, "seed": seed, **_scan(arguments, kept)}
+                if kept.exists():
+                    row |= _score(options.shared, entry, read_triggers(kept))
+                if kept.exists() and options.triggers_dir and seed == seeds[0]:
+                    options.triggers_dir.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(kept, options.triggers_dir / f"{name}.npz")
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr)
     return rows, _table(rows)
 
 
-def _scan(arguments: list[str]) -> dict[str, Any]:
-    """Run `patcher scan` in a process of its own."""
+def _score(shared: Path, entry: dict[str, Any], triggers: Sequence[Trigger]) -> dict[str, Any]:
+    """What was found beside what was planted."""
+    model = read_model(shared / "zoo" / f"{entry['name']}.onnx")
+    preprocess = resolve_preprocess(model)
+    test = read_clean_set(shared / "cifar10" / "test.npz", model, preprocess)
+    session = create_session(shared / "zoo" / f"{entry['name']}.onnx")
+    name = session.get_inputs()[0].name
+    pairs = {(source, item.target) for item in triggers for source in item.sources}
+    everywhere = entry["target"] == "c+1"
+    planted = {(s, (s + 1) % 10 if everywhere else entry["target"]) for s in range(10)} - {(t, t) for t in range(10)}
+    sent = total = 0
+    for item in triggers:
+        chosen = np.flatnonzero(np.isin(test.labels, [s for s, t in planted if t == item.target]))
+        if len(chosen):
+            scores = session.run(None, {name: preprocess.to_input(item.apply(test.images(chosen)))})[0]
+            sent, total = sent + int((scores.argmax(axis=1) == item.target).sum()), total + len(chosen)
+    found = {
+        "pairs_right": len(pairs & planted),
+        "pairs_false": len(pairs - planted),
+        "family": "+".join(sorted({item.family for item in triggers})),
+        "sent": sent / total if total else None,
+    }
+    with np.load(shared / "zoo" / f"{entry['name']}.triggered.npz") as arrays:
+        changed = (arrays["images"] != test.pixels.transpose(0, 2, 3, 1)[arrays["indices"]]).any(axis=(0, 3))
+    if changed.mean() < _PATCH_SHARE and triggers[0].family == "patch":
+        mask = triggers[0].mask[0] >= _FAINT * triggers[0].mask.max()
+        rows, columns = np.nonzero(mask)
+        found |= {"overlap": f"{int((mask & changed).sum())} of {int(mask.sum())}"}
+        found |= {"patch": f"rows {rows.min()}-{rows.max()}, columns {columns.min()}-{columns.max()}"}
+    return found
+
+
+def _scan(arguments: list[str], kept: Path | None = None) -> dict[str, Any]:
+    """Run `patcher scan` in a process of its own; `kept` is where its triggers go, if there are any."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "patcher", "scan", *arguments, "--report-dir", f"{folder}/scan"]
         child = run_child([*command, "--quiet"])
@@ -152,10 +204,13 @@ def _scan(arguments: list[str]) -> dict[str, Any]:
         if not path.exists():
             return {"verdict": child.stderr.strip()[-200:], "code": child.code, "seconds": child.seconds}
         report = json.loads(path.read_text())
+        if kept and (path.parent / "triggers.npz").exists():
+            shutil.copy(path.parent / "triggers.npz", kept)
     return {
         "verdict": report["verdict"],
         "mode": report["mode"] or "",
         "flagged": [item["target"] for item in report["targets"] if item["verdict"] == "backdoor"],
+        "suspicious": [item["target"] for item in report["targets"] if item["verdict"] == "suspicious"],
         "code": child.code,
         "seconds": round(child.seconds, 1),
         "peak_mib": round(child.peak_mib),
@@ -222,6 +277,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--classes", nargs="+", type=int, default=[10, 43, 100, 1000])
     parser.add_argument("--counts", nargs="+", type=int, default=[200, 400, 800, 1600])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--clean-seeds", nargs="*", type=int, default=[3, 4], help="zoo: more, for clean models")
+    parser.add_argument("--triggers-dir", type=Path, help="zoo: keep the triggers of the first seed here")
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)

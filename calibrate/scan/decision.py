@@ -27,7 +27,8 @@ class TargetVerdict:
     Attributes:
         target: The class.
         level: The graver of its families' verdicts.
-        decisive: The figures of the family that decided; ``None`` where only pairs did.
+        decisive: The figures of the family that decided.
+        telling: The figures of the family whose trigger is kept: the one that stands out most, on one scale.
         judgements: One a family, in the order of `figures`.
         figures: One a family.
         pair_sources: Sources that an all-to-all trigger sends here.
@@ -36,6 +37,7 @@ class TargetVerdict:
     target: int
     level: Level
     decisive: Candidate
+    telling: Candidate
     judgements: tuple[Judgement, ...]
     figures: tuple[Candidate, ...]
     pair_sources: tuple[int, ...] = ()
@@ -51,7 +53,8 @@ class Decision:
         targets: One a target that was inverted, by class.
         all_to_all: One a family, in the order of the findings' universal changes.
         pairs: Source to target of an all-to-all backdoor.
-        triggers: Of every flagged target, for BNA, NFT and the gate.
+        triggers: For BNA, NFT and the gate: of every target with the model's own verdict, if that is ``backdoor``
+            or ``suspicious``.
         reasons: Sentences for people.
     """
 
@@ -80,7 +83,7 @@ def decide(findings: Findings, thresholds: Thresholds, names: Sequence[str]) -> 
     level = strongest([item.level for item in targets] + [item.level for item in mapped])
     if not targets:
         level = "inconclusive"
-    triggers = _triggers(targets, everywhere)
+    triggers = _triggers(targets, everywhere, level)
     mode = _mode(targets, pairs, thresholds) if level == "backdoor" else None
     return Decision(level, mode, tuple(targets), tuple(mapped), pairs, triggers, _reasons(targets, pairs, level, names))
 
@@ -91,8 +94,16 @@ def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pai
     level = strongest([item.level for item in judgements])
     deciding = [item for item, judged in zip(figures, judgements, strict=True) if judged.level == level]
     decisive = max(deciding, key=lambda item: item.outlier.score if item.outlier else 0.0)
+    working = [item for item in figures if item.reached and item.success >= thresholds.success]
+    telling = max(working, key=_prominence, default=decisive)
     sources = tuple(source for source, sent in pairs.items() if sent == target)
-    return TargetVerdict(target, "backdoor" if sources else level, decisive, judgements, figures, sources)
+    return TargetVerdict(target, "backdoor" if sources else level, decisive, telling, judgements, figures, sources)
+
+
+def _prominence(candidate: Candidate) -> float:
+    """How far a change stands out, on one scale: a patch's norm is an area, that of a difference the root of one."""
+    ratio = candidate.outlier.ratio if candidate.outlier else 1.0
+    return ratio if candidate.family == "patch" else ratio**2
 
 
 def _judged(findings: Findings, candidate: Candidate, thresholds: Thresholds) -> Judgement:
@@ -101,20 +112,22 @@ def _judged(findings: Findings, candidate: Candidate, thresholds: Thresholds) ->
     return judge(candidate, len(peers), thresholds, reached=sum(peers))
 
 
-def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None) -> tuple[Trigger, ...]:
-    kept = []
-    for item in targets:
-        if item.pair_sources and everywhere:
-            kept.append(replace(everywhere.trigger, target=item.target, sources=item.pair_sources))
-        elif item.level in ("backdoor", "suspicious"):
-            kept.append(item.decisive.trigger)
-    return tuple(kept)
+def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None, level: Level) -> tuple[Trigger, ...]:
+    if level not in ("backdoor", "suspicious"):
+        return ()
+    return tuple(
+        replace(everywhere.trigger, target=item.target, sources=item.pair_sources)
+        if item.pair_sources and everywhere
+        else item.telling.trigger
+        for item in targets
+        if item.level == level
+    )
 
 
 def _mode(targets: Sequence[TargetVerdict], pairs: dict[int, int], thresholds: Thresholds) -> str:
     if pairs:
         return "all-to-all"
-    flagged = [item.decisive for item in targets if item.level == "backdoor"]
+    flagged = [item.telling for item in targets if item.level == "backdoor"]
     others = max(len(targets) - 1, 1)
     return "all-to-one" if all(len(item.sources) >= thresholds.source * others for item in flagged) else "some-to-one"
 
@@ -128,7 +141,7 @@ def _reasons(
     if flagged:
         return tuple(
             f"{item.level}: class {item.target} ({names[item.target]}), {item.decisive.family} of norm "
-            f"{item.decisive.norm:.3g}, {item.decisive.success:.0%} of held-out images"
+            f"{item.decisive.norm:.3g}; trigger: {item.telling.family}, {item.telling.success:.0%} of held-out images"
             for item in flagged
         )
     if level == "inconclusive":

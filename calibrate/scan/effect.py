@@ -7,7 +7,7 @@ mistakes count neither for nor against it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -82,10 +82,3 @@ def measure_effect(
         found = classifier.logits(trigger.apply(images)).argmax(dim=1)
         np.add.at(counts, (labels.cpu().numpy(), found.cpu().numpy()), 1)
     return Effect(counts)
-
-
-def strengthen(trigger: Trigger, gain: float) -> Trigger:
-    """The same trigger, stronger: the mask or the difference times `gain`, within its range."""
-    if trigger.family == "patch":
-        return replace(trigger, mask=np.minimum(trigger.mask * np.float32(gain), np.float32(1)))
-    return replace(trigger, pattern=np.clip(trigger.pattern * np.float32(gain), -1, 1))

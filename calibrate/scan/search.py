@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages of a scan, from clean images to figures for each target.
 
-1. rank      only where there are more targets than are inverted; what the order leaves out is named
-2. invert    all targets and the universal goal at once, each family on its own, one seed
-3. repeat    the smallest targets and the universal goal under further seeds
-4. try       each target's smallest trigger on held-out images; where the classes are sent
-5. judge     see `verdict`
+1. rank        only where there are more targets than are inverted; what the order leaves out is named
+2. invert      all targets and the universal goal at once, each family on its own, one seed
+3. repeat      the smallest targets and the universal goal under further seeds
+4. strengthen  triggers that may be a backdoor's
+5. try         each target's trigger on held-out images; where the classes are sent
+6. judge       see `verdict`
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from patcher.calibrate import Progress, no_progress
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.ranges import check_ranges
-from patcher.calibrate.scan.effect import Effect, measure_effect, strengthen
+from patcher.calibrate.scan.effect import Effect, measure_effect
 from patcher.calibrate.scan.family import largest_norm
 from patcher.calibrate.scan.goal import Goal, eligible
 from patcher.calibrate.scan.inversion import Budget, Inverted, invert
 from patcher.calibrate.scan.ranking import maximum_margins
 from patcher.calibrate.scan.statistics import outliers
+from patcher.calibrate.scan.strength import strengthen
 from patcher.calibrate.scan.verdict import Candidate, Thresholds, Universal
 from patcher.clean_set import CleanSet, Indices
 from patcher.errors import InputError
@@ -35,9 +37,6 @@ _INVERT_ALL = 43
 _RANKING_STARTS = 2
 _RANKING_STEPS = 8
 _ANYWHERE = Goal(None)
-# The search stops at the smallest change that does; a trigger to defend against is a little stronger.
-_GAINS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
-_STRONG = 0.98
 _STRENGTHEN_IMAGES = 256
 
 
@@ -179,7 +178,9 @@ class _Run:
             )
             for item in found:
                 rounds.setdefault(item.goal, []).append(item)
-        candidates = self._compare([self._candidate(family, rounds[goal]) for goal in goals])
+        candidates = [
+            self._tried(item) for item in self._compare([self._candidate(family, rounds[goal]) for goal in goals])
+        ]
         return candidates, [self._universal(family, rounds[_ANYWHERE], candidates)]
 
     def _candidate(self, family: Family, found: Sequence[Inverted]) -> Candidate:
@@ -187,11 +188,6 @@ class _Run:
         target = best.goal.target
         if target is None:
             raise ValueError("a goal with a target expected")
-        trigger = Trigger(family, target, (), best.mask, best.pattern)
-        if best.reached and (len(found) > 1 or self.options.seeds == 1):
-            trigger = self._strong(trigger)
-        effect = self._effect(trigger, self.decide)
-        sources = effect.sources(target, self.thresholds.source)
         norms = tuple(item.norm for item in found)
         norm = float(np.median([item.norm for item in found if item.reached] or norms))
         return Candidate(
@@ -202,24 +198,31 @@ class _Run:
             relative=norm / largest_norm(family, self.shape),
             reached=best.reached,
             outlier=None,
-            held_out=effect.success(target),
+            held_out=(0, 0),
             agreement=float(np.mean([item.reached for item in found])),
+            sources=(),
+            trigger=Trigger(family, target, (), best.mask, best.pattern),
+        )
+
+    def _tried(self, candidate: Candidate) -> Candidate:
+        """The same with its trigger stronger, if it may be a backdoor's, and tried on images no search has seen."""
+        trigger, outlier = candidate.trigger, candidate.outlier
+        if candidate.reached and (outlier is None or outlier.ratio >= self.thresholds.ratio):
+            trigger = self._strong(Goal(candidate.target), trigger)
+        effect = self._effect(trigger, self.decide)
+        sources = effect.sources(candidate.target, self.thresholds.source)
+        return replace(
+            candidate,
+            held_out=effect.success(candidate.target),
             sources=sources,
             trigger=replace(trigger, sources=sources),
         )
 
-    def _strong(self, trigger: Trigger) -> Trigger:
-        """The weakest of a few gains that moves nearly all of some images of *fit*; else the most successful."""
-        pool = eligible(Goal(trigger.target), self.clean_set.labels, self.clean_set.fit)
+    def _strong(self, goal: Goal, trigger: Trigger) -> Trigger:
+        pool = eligible(goal, self.clean_set.labels, self.clean_set.fit)
+        pool = pool[self.predicted[pool] == self.clean_set.labels[pool]]
         chosen = _spread(pool, _STRENGTHEN_IMAGES, self.seed)
-        tried: list[tuple[float, Trigger]] = []
-        for gain in _GAINS:
-            stronger = strengthen(trigger, gain)
-            hits, count = self._effect(stronger, chosen).success(trigger.target)
-            tried.append((hits / max(count, 1), stronger))
-            if tried[-1][0] >= _STRONG:
-                break
-        return max(tried, key=lambda item: item[0])[1]
+        return strengthen(self.classifier, self.clean_set, goal, trigger, chosen, batch_size=self.batch_size)
 
     def _compare(self, candidates: list[Candidate]) -> list[Candidate]:
         """Add each target's standing among all; one that was not reached counts as the largest norm."""
@@ -241,14 +244,17 @@ class _Run:
     def _universal(self, family: Family, found: Sequence[Inverted], candidates: Sequence[Candidate]) -> Universal:
         best = _best(found)
         trigger = Trigger(family, 0, (), best.mask, best.pattern)
+        norms = [item.norm for item in candidates if item.reached]
+        ratio = float(np.median(norms)) / best.norm if norms else 1.0
+        if best.reached and ratio >= self.thresholds.ratio:
+            trigger = self._strong(_ANYWHERE, trigger)
         # The map needs images of every class; success is no matter here, so those of the search count too.
         effect = self._effect(trigger, np.arange(len(self.clean_set)))
-        norms = [item.norm for item in candidates if item.reached]
         return Universal(
             family=family,
             norm=best.norm,
             relative=best.norm / largest_norm(family, self.shape),
-            ratio=float(np.median(norms)) / best.norm if norms else 1.0,
+            ratio=ratio,
             reached=best.reached,
             pairs=effect.pairs(self.thresholds.source),
             present=len(np.unique(self.clean_set.labels)),

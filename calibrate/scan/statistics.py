@@ -4,10 +4,12 @@
     score_t = (median_u log n_u - log n_t) / max(1.4826 MAD, 0.25)
     ratio_t = median_u n_u / n_t
     gap_t   = the largest n_(j+1) / n_(j) over the ordered norms j >= t of the smaller half
+    below_t = the largest n_(j+1) / n_(j) over j < t
 
 Logarithms, because norms are positive and spread by factors. The floor under the spread keeps targets
 that happen to be equally hard from turning small differences into outliers; the ratio and the gap are
-asked for besides, because a score alone flags one of ten clean targets far too often.
+asked for besides, because a score alone flags one of ten clean targets far too often. A norm with a larger
+step below it than above belongs with the ordinary ones: a true trigger makes the spread of the rest look odd.
 
 When it does not hold: fewer than `MINIMUM_CLASSES` targets have no meaningful median deviation.
 """
@@ -32,11 +34,13 @@ class Outlier:
         score: Deviations below the median of the log-norms.
         ratio: Median norm over this one.
         gap: Step to the next group of larger norms, as a factor.
+        below: Largest step between smaller norms and up to this one, as a factor.
     """
 
     score: float
     ratio: float
     gap: float
+    below: float = 1.0
 
 
 def outliers(norms: Sequence[float]) -> list[Outlier]:
@@ -55,10 +59,11 @@ def outliers(norms: Sequence[float]) -> list[Outlier]:
     spread = max(_NORMAL_CONSISTENCY * float(np.median(np.abs(logs - median))), _SMALLEST_SPREAD)
     ordered = np.argsort(logs, kind="stable")
     steps = np.diff(logs[ordered])[: len(values) // 2]
-    gaps = np.ones(len(values))
+    gaps, belows = np.ones(len(values)), np.ones(len(values))
     for place, index in enumerate(ordered):
         gaps[index] = np.exp(steps[place:].max()) if place < len(steps) else 1.0
+        belows[index] = np.exp(steps[:place].max()) if place and len(steps) else 1.0
     return [
-        Outlier(float((median - log) / spread), float(np.exp(median - log)), float(gap))
-        for log, gap in zip(logs, gaps, strict=True)
+        Outlier(float((median - log) / spread), float(np.exp(median - log)), float(gap), float(below))
+        for log, gap, below in zip(logs, gaps, belows, strict=True)
     ]

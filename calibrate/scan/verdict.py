@@ -187,6 +187,7 @@ def _conditions(candidate: Candidate, thresholds: Thresholds) -> list[tuple[str,
         (f"score {outlier.score:.1f} (at least {thresholds.score:g})", outlier.score >= thresholds.score),
         (f"median / norm {outlier.ratio:.1f} (at least {thresholds.ratio:g})", outlier.ratio >= thresholds.ratio),
         (f"gap {outlier.gap:.2f} (at least {thresholds.gap:g})", outlier.gap >= thresholds.gap),
+        (f"no larger gap among smaller changes (largest {outlier.below:.2f})", outlier.below <= outlier.gap),
         (f"{candidate.relative:.2%} of the largest change (at most {cap:.0%})", candidate.relative <= cap),
         (
             f"success on held-out images {success:.0%} (at least {thresholds.success:.0%})",

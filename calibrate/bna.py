@@ -40,14 +40,15 @@ from patcher.calibrate.alignment import Aligned, Learned, Search
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.histograms import Divergence
 from patcher.calibrate.ranges import check_ranges
+from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.second_pass import run_branch
 from patcher.calibrate.trigger_set import TriggerSet
+from patcher.calibrate.triggered import estimated_triggers
 from patcher.clean_set import CleanSet, Indices
-from patcher.errors import InputError
 from patcher.graph.site import Site
 from patcher.model import Model
 from patcher.patch import Branch, BranchForm, Realignment
-from patcher.trigger import Trigger, read_triggers
+from patcher.trigger import Trigger
 
 _REFERENCE_IMAGES = 8
 
@@ -57,7 +58,8 @@ class Options:
     """Options of BNA.
 
     Attributes:
-        triggers: Trigger file of an earlier scan; ``None`` scans first.
+        triggers: Trigger file of an earlier scan.
+        scan: ``scan.json`` of an earlier scan of this model. Neither: it is scanned first.
         branch: How the second pass is baked.
         keep_original_output: Whether the uncorrected class scores are an output too.
         epsilon: Accuracy that may be lost on held-out images, 0 to 1.
@@ -72,8 +74,9 @@ class Options:
         check_every: Steps between measurements on held-out images.
     """
 
-    triggers: str | None = field(
-        default=None, metadata={"help": "trigger file of 'patcher scan'; none: scan first", "recorded": False}
+    triggers: str | None = field(default=None, metadata={"help": "estimated triggers, .npz", "recorded": False})
+    scan: str | None = field(
+        default=None, metadata={"help": "scan.json of 'patcher scan'; bna without it scans first", "recorded": False}
     )
     branch: BranchForm = field(default="if", metadata={"help": "how the second pass is baked"})
     keep_original_output: bool = field(default=False, metadata={"help": "the uncorrected scores as an output too"})
@@ -125,7 +128,8 @@ def calibrate(
     """
     decide = clean_set.held_out if len(clean_set.held_out) else clean_set.fit
     before = float(classifier.hits(clean_set, decide, batch_size=batch_size).float().mean())
-    triggers, level = _triggers(classifier, clean_set, options, seed=seed, batch_size=batch_size, progress=progress)
+    given = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set)
+    triggers, level = given or scan_triggers(classifier, clean_set, seed=seed, batch_size=batch_size, progress=progress)
     if not triggers:
         verdict = f"no trigger found (scan: {level}); the model is returned unchanged"
         summary = {"verdict": verdict, "scan": level, "targets": []}
@@ -160,45 +164,6 @@ def normalization_sites(model: Model, sites: Sequence[Site]) -> tuple[Site, ...]
     last = sites[-1]
     inner = sites[:-1] if last.channels == model.num_classes and len(sites) > 1 else sites
     return tuple(replace(site, tensor=site.normalization or site.tensor) for site in inner)
-
-
-def _triggers(
-    classifier: Classifier, clean_set: CleanSet, options: Options, *, seed: int, batch_size: int, progress: Progress
-) -> tuple[tuple[Trigger, ...], str]:
-    """The triggers, and the verdict of the scan that found them."""
-    if options.triggers is None:
-        return _scan(classifier, clean_set, seed=seed, batch_size=batch_size, progress=progress)
-    triggers = read_triggers(options.triggers)
-    shape, classes = clean_set.pixels.shape[1:], classifier.model.num_classes
-    for item in triggers:
-        if item.pattern.shape != shape:
-            raise InputError(f"--triggers: patterns of shape {shape} expected, found {item.pattern.shape}")
-        if not 0 <= item.target < classes or max(item.sources, default=0) >= classes:
-            raise InputError(f"--triggers: classes 0 to {classes - 1} expected; the file is for another model")
-    return triggers, "given"
-
-
-def _scan(
-    classifier: Classifier, clean_set: CleanSet, *, seed: int, batch_size: int, progress: Progress
-) -> tuple[tuple[Trigger, ...], str]:
-    from patcher.calibrate.scan import decision, search, verdict
-
-    everything = np.arange(len(clean_set))
-    with torch.no_grad():
-        scores = [classifier.logits(images) for images, _ in classifier.batches(clean_set, everything, batch_size)]
-    thresholds = verdict.Thresholds()
-    findings = search.search(
-        classifier,
-        clean_set,
-        torch.cat(scores).argmax(1).cpu().numpy(),
-        search.Options(),
-        thresholds,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    found = decision.decide(findings, thresholds, clean_set.class_names)
-    return found.triggers, found.level
 
 
 def _triggered_images(

@@ -42,12 +42,12 @@ from patcher.calibrate.mixup import mixup
 from patcher.calibrate.ranges import check_ranges
 from patcher.calibrate.search import Search, State
 from patcher.calibrate.training import fit
-from patcher.calibrate.triggered import check_triggers, stamp, triggered_loss
+from patcher.calibrate.triggered import estimated_triggers, stamp, triggered_loss
 from patcher.clean_set import CleanSet
 from patcher.errors import CalibrationError, NotApplicableError
 from patcher.graph.site import Site
 from patcher.patch import MaskForm
-from patcher.trigger import Trigger, read_triggers
+from patcher.trigger import Trigger
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Options:
 
     Attributes:
         triggers: File of estimated triggers; adds the ideal purification loss.
+        scan: ``scan.json`` of an earlier scan of this model, in place of `triggers`.
         mask: What a suppressed channel falls back to.
         bn_stats: Whether layer statistics are re-estimated on clean images under the masks.
         epsilon: Accuracy that may be lost on held-out images, 0 to 1.
@@ -73,7 +74,10 @@ class Options:
         mask_form: Masks as products in the graph, or multiplied into the weights.
     """
 
-    triggers: str | None = field(default=None, metadata={"help": "estimated triggers of 'patcher scan', .npz"})
+    triggers: str | None = field(default=None, metadata={"help": "estimated triggers, .npz", "recorded": False})
+    scan: str | None = field(
+        default=None, metadata={"help": "scan.json of 'patcher scan'; bna without it scans first", "recorded": False}
+    )
     mask: Literal["plain", "centred"] = field(
         default="centred", metadata={"help": "suppress towards the bias, or towards the channel's clean mean"}
     )
@@ -135,8 +139,7 @@ def calibrate(
         InputError: The trigger file is missing or for another kind of picture.
         NotApplicableError: No layer can take a mask.
     """
-    triggers = read_triggers(options.triggers) if options.triggers else ()
-    check_triggers(triggers, clean_set)
+    triggers, _ = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set) or ((), "")
     layers, refused = mask_layers(classifier.model, sites)
     if not layers:
         reasons = "; ".join(f"{item.tensor}: {item.reason}" for item in refused)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean pictures with estimated triggers, under their true labels (the ideal purification of NFT, Eq. 3)."""
+"""Estimated triggers of an earlier scan, and clean pictures with them under their true labels (NFT, Eq. 3)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,21 +14,57 @@ from torch import Tensor
 from patcher.calibrate.classifier import Classifier, Rewrite
 from patcher.clean_set import CleanSet, Indices
 from patcher.errors import InputError
-from patcher.trigger import Trigger
+from patcher.model import Model
+from patcher.trigger import TRIGGERS, Trigger, read_triggers
 
 
-def check_triggers(triggers: Sequence[Trigger], images: CleanSet) -> None:
-    """Check that triggers are for pictures of this size and for these classes.
+def estimated_triggers(
+    triggers: str | None, scan: str | None, model: Model, clean_set: CleanSet
+) -> tuple[tuple[Trigger, ...], str] | None:
+    """Triggers as an earlier scan left them.
+
+    Args:
+        triggers: A trigger file; excludes `scan`.
+        scan: The ``scan.json`` of this model, with its ``triggers.npz`` beside it if anything was found.
+        model: The model.
+        clean_set: Its pictures.
+
+    Returns:
+        The triggers and the scan's verdict (``given`` for a trigger file); ``None`` where neither is given.
 
     Raises:
-        InputError: They are not.
+        InputError: Both are given, or a file is missing, damaged or for another model.
     """
-    shape, classes = tuple(images.pixels.shape[1:]), len(images.class_names)
+    if triggers and scan:
+        raise InputError("--scan: not together with --triggers; a scan has its own triggers beside it")
+    if triggers:
+        return _checked(triggers, "--triggers", clean_set), "given"
+    if not scan:
+        return None
+    try:
+        document = json.loads(Path(scan).read_text(encoding="utf-8"))
+        verdict, scanned = str(document["verdict"]), str(document["model"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"--scan: {scan}: a scan.json written by 'patcher scan' expected") from None
+    if scanned != model.sha256:
+        raise InputError(
+            f"--scan: {scan}: a scan of this model (sha256 {model.sha256[:12]}...) expected, "
+            f"found one of {scanned[:12]}..."
+        )
+    if verdict not in ("backdoor", "suspicious"):
+        return (), verdict
+    return _checked(str(Path(scan).with_name(TRIGGERS)), "--scan", clean_set), verdict
+
+
+def _checked(path: str, flag: str, images: CleanSet) -> tuple[Trigger, ...]:
+    """Triggers of a file, for pictures of this size and for these classes."""
+    triggers, shape, classes = read_triggers(path), tuple(images.pixels.shape[1:]), len(images.class_names)
     for item in triggers:
         if item.pattern.shape != shape:
-            raise InputError(f"--triggers: patterns of shape {shape} expected, found {item.pattern.shape}; scan again")
-        if max((item.target, *item.sources)) >= classes:
-            raise InputError(f"--triggers: classes 0 to {classes - 1} expected, found target {item.target}; scan again")
+            raise InputError(f"{flag}: patterns of shape {shape} expected, found {item.pattern.shape}; scan again")
+        if not 0 <= item.target < classes or max(item.sources, default=0) >= classes:
+            raise InputError(f"{flag}: classes 0 to {classes - 1} expected, found target {item.target}; scan again")
+    return triggers
 
 
 def stamp(

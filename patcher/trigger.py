@@ -25,6 +25,7 @@ from patcher.errors import InputError
 from patcher.files import staged_file
 from patcher.image_sources import load_arrays
 
+TRIGGERS = "triggers.npz"  # the name of the file in the folder of a scan
 Family = Literal["patch", "additive"]
 _FAMILIES: tuple[Family, ...] = ("patch", "additive")
 _ARRAYS = ("family", "target", "sources", "masks", "patterns")

@@ -11,6 +11,7 @@ that is abnormally small beside those of the other targets.
     statistics   outlier score, gap and cap over the norms of all targets
     verdict      from figures to ``backdoor``, ``suspicious``, ``clean`` or ``inconclusive``
     effect       where a trigger sends images of each class
+    strength     from the smallest change to one worth defending against
     search       the stages, from images to figures
     decision     the verdict on the model, and the triggers worth keeping
 """
@@ -23,6 +24,7 @@ from patcher.calibrate import Progress, no_progress
 
 if TYPE_CHECKING:
     from patcher.calibrate.classifier import Classifier
+    from patcher.calibrate.scan.verdict import Level
     from patcher.clean_set import CleanSet
     from patcher.trigger import Trigger
 
@@ -34,8 +36,8 @@ def scan_triggers(
     seed: int,
     batch_size: int,
     progress: Progress = no_progress,
-) -> tuple[Trigger, ...]:
-    """Triggers of all targets that a scan with default options flags; none for a model that looks clean.
+) -> tuple[tuple[Trigger, ...], Level]:
+    """Triggers of all targets that a scan with default options flags, and its verdict; none for a clean model.
 
     Args:
         classifier: The model.
@@ -60,4 +62,5 @@ def scan_triggers(
         batch_size=batch_size,
         progress=progress,
     )
-    return decide(findings, thresholds, clean_set.class_names).triggers
+    decision = decide(findings, thresholds, clean_set.class_names)
+    return decision.triggers, decision.level

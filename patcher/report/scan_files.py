@@ -13,9 +13,7 @@ from patcher.report.folder import make_folder
 from patcher.report.report import Report
 from patcher.report.scan import render_scan
 from patcher.report.scan_figures import scan_figures
-from patcher.trigger import write_triggers
-
-TRIGGERS = "triggers.npz"
+from patcher.trigger import TRIGGERS, write_triggers
 
 
 def write_scan(report: Report, folder: Path, prepared: Prepared, findings: Findings, decision: Decision) -> None:

@@ -139,3 +139,52 @@ def test_too_little_memory_is_said_before_the_search(run: Run, workplace: Path, 
     )
     assert outcome.code == 2
     assert "--memory" in outcome.err
+
+
+def harden_by_scan(run: Run, workplace: Path, model: str, scan: Path, output: Path):
+    flags = (
+        "--method",
+        "bna",
+        "--scan",
+        scan,
+        "--steps",
+        "0",
+        "--report-dir",
+        output.with_name("report"),
+        "-o",
+        output,
+    )
+    return run("harden", workplace / model, "--clean-dir", workplace / "images.npz", *flags)
+
+
+def test_bna_takes_the_triggers_of_an_earlier_scan(run: Run, workplace: Path, scanned: Path, tmp_path: Path) -> None:
+    outcome = harden_by_scan(run, workplace, "backdoored.onnx", scanned / "scan.json", tmp_path / "hardened.onnx")
+    assert outcome.code == 0, outcome.err
+    assert onnx.load(tmp_path / "hardened.onnx").graph.output[-1].name == "trigger_detected"
+
+
+def test_a_scan_that_found_nothing_leaves_the_model_as_it_is(run: Run, workplace: Path, tmp_path: Path) -> None:
+    flags = ("--clean-dir", workplace / "images.npz", "--report-dir", tmp_path / "found", *QUICK)
+    assert run("scan", workplace / "clean.onnx", *flags).code == 0
+    outcome = harden_by_scan(run, workplace, "clean.onnx", tmp_path / "found" / "scan.json", tmp_path / "out.onnx")
+    assert outcome.code == 0, outcome.err
+    assert "scan: clean" in outcome.out
+    assert (tmp_path / "out.onnx").read_bytes() == (workplace / "clean.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "a scan of this model"), ("{}", "a scan.json written by"), ("[", "a scan.json written by")],
+)
+def test_the_scan_of_another_model_is_refused(
+    run: Run, workplace: Path, scanned: Path, tmp_path: Path, content: str | None, expected: str
+) -> None:
+    path = scanned / "scan.json"
+    if content is not None:
+        path = tmp_path / "scan.json"
+        path.write_text(content)
+    outcome = harden_by_scan(run, workplace, "clean.onnx", path, tmp_path / "out.onnx")
+    assert outcome.code == 2
+    assert "--scan" in outcome.err
+    assert expected in outcome.err
+    assert not (tmp_path / "out.onnx").exists()

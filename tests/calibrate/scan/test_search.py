@@ -76,5 +76,5 @@ def test_options_out_of_range_are_refused(values):
 
 
 def test_a_defence_gets_the_triggers_of_a_scan_by_one_call(make_classifier, make_clean_set):
-    found = scan_triggers(make_classifier(target=4), make_clean_set(), seed=0, batch_size=512)
-    assert [item.target for item in found] == [4]
+    found, level = scan_triggers(make_classifier(target=4), make_clean_set(), seed=0, batch_size=512)
+    assert ([item.target for item in found], level) == ([4], "backdoor")

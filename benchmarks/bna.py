@@ -158,7 +158,8 @@ def ablation(name: str, options: argparse.Namespace) -> list[AblationRow]:
     counted = np.ones(len(labels), bool) if all_to_all else labels != entry["target"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for variant, given in VARIANTS.items():
+        for variant in options.variants:
+            given = VARIANTS[variant]
             output, started = Path(folder) / "hardened.onnx", time.perf_counter()
             harden(name, output, options, **given)
             seconds = time.perf_counter() - started
@@ -219,6 +220,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="names from zoo.json (default: those of --triggers)")
     parser.add_argument("--limit-per-class", type=int, help="clean images a class (default: all)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="ablation: only these")
     parser.add_argument("--pairs", type=int, default=40, help="timed pairs (cost)")
     parser.add_argument("--name", help="stem of the result files (default: bna-PART)")
     options = parser.parse_args(arguments)

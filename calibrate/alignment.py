@@ -39,7 +39,6 @@ _VALUES = 8192
 _REFERENCE_IMAGES = 512
 _BIN_WIDTH = 0.1  # clean standard deviations
 _MOST_BINS = 1000
-_PATIENCE = 2  # measurements in a row without a better state
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ class Search:
         """
         attack, options = TriggerSet(triggers, self._classifier.model.num_classes), self._options
         labels = self._clean_set.labels[self._clean_set.fit]
-        sources = self._clean_set.fit[np.isin(labels, list(attack.by_source))]
+        sources = self._clean_set.fit[np.isin(labels, attack.sources)]
         if not len(sources):
             raise CalibrationError(
-                f"no clean image of the source classes {sorted(attack.by_source)} of target {attack.target}; add some"
+                f"no clean image of the source classes {list(attack.sources)} of target {attack.target}; add some"
             )
         rng = np.random.default_rng(self._seed)
         reference = np.sort(rng.permutation(sources)[:_REFERENCE_IMAGES])
@@ -116,22 +115,25 @@ class Search:
         )
         objective = Objective(self._classifier, self._sites, state, attack, options)
         objective.set_reference(clean, self._batches(reference))
-        best = _Best(self, attack, state, options.check_every)
+        best = _Best(self, attack, state, by_answers=options.answer > 0)
         kept = self._clean_set.fit[labels == attack.target]
         subset = replace(self._clean_set, fit=np.sort(np.concatenate([sources, kept])) if options.answer else sources)
         if options.steps and options.learn != "none":
+            optimizer = torch.optim.Adam(learned(state, options.learn), lr=options.learning_rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
             fit(
                 self._classifier,
                 subset,
                 torch.arange(len(self._clean_set), device=self._classifier.device),
                 lambda images, rows: objective(images, self._labels[rows]),
-                torch.optim.Adam(learned(state, options.learn), lr=options.learning_rate),
+                optimizer,
                 steps=options.steps,
                 minibatch=options.minibatch,
                 batch_size=max(self._batch_size, options.minibatch),
                 rng=rng,
                 check=best.check,
                 check_every=options.check_every,
+                after_step=schedule.step,
                 progress=progress,
                 description=f"{name}, align",
             )
@@ -140,21 +142,25 @@ class Search:
         return best.aligned()
 
     def shares(self, attack: TriggerSet, state: Mapping[str, SiteRealignment]) -> dict[str, float]:
-        """What the second pass does to held-out images: triggered ones, and clean ones of the target class."""
-        right, fooled, stays = [], [], []
+        """What the second pass does to held-out images: triggered ones, and clean ones of the target class.
+
+        Shares, 0 to 1, and the mean divergence of the answers from the original's on the clean images.
+        """
+        right, fooled, stays, moved = [], [], [], []
         with torch.no_grad():
             for images, labels in self._batches(self._decide):
                 source = attack.is_source(labels)
-                stay = labels == attack.target
-                if not bool((source | stay).any()):
+                chosen = source | (labels == attack.target)
+                if not bool(chosen.any()):
                     continue
-                pixels = attack.put(images, labels)[source | stay]
-                found = self._classifier.logits(pixels, rewrite=state).argmax(1)
-                wanted, triggered = labels[source | stay], source[source | stay]
-                right.append((found == wanted)[triggered])
-                fooled.append((found == attack.target)[triggered])
-                stays.append((found == wanted)[~triggered])
-        shares = {"sia": _mean(right), "asr": _mean(fooled), "target_kept": _mean(stays)}
+                source, wanted = source[chosen], labels[chosen]
+                scores = self._classifier.logits(attack.put(images, labels)[chosen], rewrite=state)
+                found = scores.argmax(1)
+                right.append((found == wanted)[source])
+                fooled.append((found == attack.target)[source])
+                stays.append((found == wanted)[~source])
+                moved.append(answer_divergence(scores, self._classifier.logits(images[chosen])))
+        shares = {"sia": _mean(right), "asr": _mean(fooled), "target_kept": _mean(stays), "divergence": _mean(moved)}
         return {name: value for name, value in shares.items() if not math.isnan(value)}
 
     def _batches(self, indices: Indices) -> Iterator[tuple[Tensor, Tensor]]:
@@ -209,16 +215,13 @@ class Objective:
             ]
             loss = loss + self._options.alignment * torch.stack(terms).mean()
         if self._options.answer:
-            loss = loss + self._options.answer * self._answers(images, values, source)
+            loss = loss + self._options.answer * self._answers(images, values)
         return loss
 
-    def _answers(self, images: Tensor, values: Mapping[str, Tensor], source: Tensor) -> Tensor:
+    def _answers(self, images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            wanted = self._classifier.logits(images).log_softmax(1)
-        given = self._classifier.as_logits(values[self._classifier.model.logits]).log_softmax(1)
-        each = torch.nn.functional.kl_div(given, wanted, log_target=True, reduction="none").sum(1)
-        parts = [each[rows].mean() for rows in (source, ~source) if bool(rows.any())]
-        return torch.stack(parts).sum()
+            wanted = self._classifier.logits(images)
+        return answer_divergence(self._classifier.as_logits(values[self._classifier.model.logits]), wanted).mean()
 
     def _histogram(self, site: Site, value: Tensor) -> Tensor:
         """Soft histogram of a tensor's channels in clean standard deviations from the clean mean."""
@@ -231,13 +234,16 @@ class Objective:
 
 
 class _Best:
-    """Measures states on held-out images and keeps the best: most true classes, the earlier one of equals."""
+    """Measures states on held-out images and keeps the best, the earlier one of equals.
+
+    Best: answers nearest to the original's on the clean images, where that is what is fitted; else most true
+    classes. On a few hundred images the former tells states apart that the latter does not.
+    """
 
     def __init__(
-        self, search: Search, attack: TriggerSet, state: Mapping[str, SiteRealignment], check_every: int
+        self, search: Search, attack: TriggerSet, state: Mapping[str, SiteRealignment], *, by_answers: bool
     ) -> None:
-        self._every = check_every
-        self._search, self._attack, self._state = search, attack, state
+        self._search, self._attack, self._state, self._by_answers = search, attack, state, by_answers
         self._score = -math.inf
         self._kept: Aligned | None = None
         self._curve: list[dict[str, float]] = []
@@ -245,18 +251,24 @@ class _Best:
     def check(self, step: int) -> bool:
         measured = self._search.shares(self._attack, self._state)
         self._curve.append({"target": self._attack.target, "step": step, **measured})
-        score = measured.get("sia", 0.0) + measured.get("target_kept", 0.0)
+        true = measured.get("sia", 0.0) + measured.get("target_kept", 0.0)
+        score = -measured.get("divergence", 0.0) if self._by_answers else true
         if score > self._score:
             self._score = score
             parts = {name: _numpy(item.as_affine()) for name, item in self._state.items()}
-            sources = tuple(sorted(self._attack.by_source))
-            self._kept = Aligned(self._attack.target, sources, parts, step, measured, ())
-        return self._kept is None or step - self._kept.kept_step < _PATIENCE * self._every
+            self._kept = Aligned(self._attack.target, self._attack.sources, parts, step, measured, ())
+        return True
 
     def aligned(self) -> Aligned:
         if self._kept is None:
             raise RuntimeError("nothing was measured")
         return replace(self._kept, curve=tuple(self._curve))
+
+
+def answer_divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    """``KL(wanted || given)`` of class scores ``(n, K)``, one value a row: ``(n,)``."""
+    parts = torch.nn.functional.kl_div(given.log_softmax(1), wanted.log_softmax(1), log_target=True, reduction="none")
+    return parts.sum(1)
 
 
 def learned(state: Mapping[str, SiteRealignment], learn: Learned) -> list[Tensor]:

@@ -85,9 +85,9 @@ class Options:
         default="keep", metadata={"help": "keep layer statistics, or re-estimate them on clean images"}
     )
     epsilon: float = field(default=0.02, metadata={"help": "accuracy that may be lost on held-out images, 0 to 1"})
-    steps: int = field(default=80, metadata={"help": "optimiser steps"})
+    steps: int = field(default=400, metadata={"help": "optimiser steps"})
     minibatch: int = field(default=64, metadata={"help": "clean images an optimiser step"})
-    learning_rate: float = field(default=0.1, metadata={"help": "of SGD at the start; falls to 0 along a cosine"})
+    learning_rate: float = field(default=0.05, metadata={"help": "of SGD at the start; falls to 0 along a cosine"})
     momentum: float = field(default=0.95, metadata={"help": "of SGD"})
     eta: float = field(default=5e-4, metadata={"help": "weight of the regulariser, divided by fit images a class"})
     mixup: float | None = field(

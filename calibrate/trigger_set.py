@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from patcher.calibrate.triggered import stamp
 from patcher.trigger import Trigger
 
 
 class TriggerSet:
-    """The triggers of one target: each source class has one, the first that names it.
+    """The triggers of one target; where a class is a source of several, each of its images takes one of them.
 
     Args:
         triggers: At least one, all of one target; one without sources stands for all other classes.
@@ -20,30 +21,21 @@ class TriggerSet:
 
     Attributes:
         target: Their target class.
-        by_source: Source class to trigger.
+        sources: Their source classes, in order.
     """
 
     def __init__(self, triggers: Sequence[Trigger], classes: int) -> None:
-        self.target = triggers[0].target
-        self.by_source: dict[int, Trigger] = {}
-        for trigger in triggers:
-            for source in trigger.sources or range(classes):
-                if source != self.target:
-                    self.by_source.setdefault(source, trigger)
+        self._triggers, self.target = triggers, triggers[0].target
+        named = {source for trigger in triggers for source in trigger.sources or range(classes)}
+        self.sources = tuple(sorted(named - {self.target}))
 
     def is_source(self, labels: Tensor) -> Tensor:
         """Whether each label ``(n,)`` is a source class: bool ``(n,)``."""
-        return torch.isin(labels, torch.tensor(sorted(self.by_source), device=labels.device))
+        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
 
     def put(self, images: Tensor, labels: Tensor) -> Tensor:
         """Put the triggers into the images of their source classes; others stay as they are."""
-        pixels = images.clone()
-        for trigger in dict.fromkeys(map(id, self.by_source.values())):
-            sources = [label for label, item in self.by_source.items() if id(item) == trigger]
-            rows = torch.isin(labels, torch.tensor(sources, device=labels.device))
-            if bool(rows.any()):
-                pixels[rows] = self.by_source[sources[0]].apply(images[rows])
-        return pixels
+        return stamp(images, labels, self._triggers, None)[0]
 
     def batches(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same batches with triggers in them."""

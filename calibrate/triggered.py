@@ -76,15 +76,26 @@ def stamp(
         images: Pixels ``(N, C, H, W)`` in [0, 1].
         labels: int64 ``(N,)``.
         triggers: Estimated triggers.
-        rng: Chooses among several triggers of one class; ``None`` takes the first.
+        rng: Chooses among several triggers of one class; without it the picture itself does, so that it gets the
+            same one in every batch.
 
     Returns:
         The pixels, and bool ``(N,)``: which pictures carry a trigger now.
     """
     classes = labels.cpu().numpy()
-    suits = np.array([np.isin(classes, item.sources) & (classes != item.target) for item in triggers])
-    order = np.arange(len(triggers))[:, None] if rng is None else rng.random(suits.shape)
-    chosen = np.where(suits, order, np.inf).argmin(axis=0)
+    suits = np.array(
+        [
+            np.isin(classes, item.sources) & (classes != item.target) if item.sources else classes != item.target
+            for item in triggers
+        ]
+    )
+    if rng is None:
+        # Integers: their sum is the same in whatever order it is made.
+        levels = (images * 255).round().long().flatten(1).sum(dim=1).cpu().numpy()
+        places = suits.cumsum(axis=0) - 1 == levels % np.maximum(1, suits.sum(axis=0))
+        chosen = (places & suits).argmax(axis=0)
+    else:
+        chosen = np.where(suits, rng.random(suits.shape), np.inf).argmin(axis=0)
     stamped = images.clone()
     for number, item in enumerate(triggers):
         rows = torch.from_numpy(np.flatnonzero(suits.any(axis=0) & (chosen == number))).to(images.device)

@@ -54,7 +54,7 @@ class Decision:
         all_to_all: One a family, in the order of the findings' universal changes.
         pairs: Source to target of an all-to-all backdoor.
         triggers: For BNA, NFT and the gate: of every target with the model's own verdict, if that is ``backdoor``
-            or ``suspicious``.
+            or ``suspicious``; those of further seeds behind the smallest one.
         reasons: Sentences for people.
     """
 
@@ -115,13 +115,13 @@ def _judged(findings: Findings, candidate: Candidate, thresholds: Thresholds) ->
 def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None, level: Level) -> tuple[Trigger, ...]:
     if level not in ("backdoor", "suspicious"):
         return ()
-    return tuple(
-        replace(everywhere.trigger, target=item.target, sources=item.pair_sources)
-        if item.pair_sources and everywhere
-        else item.telling.trigger
-        for item in targets
-        if item.level == level
-    )
+    kept: list[Trigger] = []
+    for item in targets:
+        if item.pair_sources and everywhere:
+            kept.append(replace(everywhere.trigger, target=item.target, sources=item.pair_sources))
+        elif item.level == level:
+            kept += [item.telling.trigger, *item.telling.others]
+    return tuple(kept)
 
 
 def _mode(targets: Sequence[TargetVerdict], pairs: dict[int, int], thresholds: Thresholds) -> str:

@@ -202,20 +202,31 @@ class _Run:
             agreement=float(np.mean([item.reached for item in found])),
             sources=(),
             trigger=Trigger(family, target, (), best.mask, best.pattern),
+            others=tuple(
+                Trigger(family, target, (), item.mask, item.pattern)
+                for item in found
+                if item.reached and item is not best
+            ),
         )
 
     def _tried(self, candidate: Candidate) -> Candidate:
         """The same with its trigger stronger, if it may be a backdoor's, and tried on images no search has seen."""
-        trigger, outlier = candidate.trigger, candidate.outlier
-        if candidate.reached and (outlier is None or outlier.ratio >= self.thresholds.ratio):
-            trigger = self._strong(Goal(candidate.target), trigger)
-        effect = self._effect(trigger, self.decide)
-        sources = effect.sources(candidate.target, self.thresholds.source)
+        outlier, target = candidate.outlier, candidate.target
+        stands_out = candidate.reached and (outlier is None or outlier.ratio >= self.thresholds.ratio)
+
+        def tried(trigger: Trigger) -> tuple[Trigger, tuple[int, int]]:
+            trigger = self._strong(Goal(target), trigger) if stands_out else trigger
+            effect = self._effect(trigger, self.decide)
+            return replace(trigger, sources=effect.sources(target, self.thresholds.source)), effect.success(target)
+
+        trigger, held_out = tried(candidate.trigger)
+        others = [tried(item) for item in candidate.others] if stands_out else []
         return replace(
             candidate,
-            held_out=effect.success(candidate.target),
-            sources=sources,
-            trigger=replace(trigger, sources=sources),
+            held_out=held_out,
+            sources=trigger.sources,
+            trigger=trigger,
+            others=tuple(item for item, (hits, count) in others if hits >= self.thresholds.success * count > 0),
         )
 
     def _strong(self, goal: Goal, trigger: Trigger) -> Trigger:

@@ -77,6 +77,7 @@ class Candidate:
         agreement: Share of seeds whose norm is as abnormal, 0 to 1.
         sources: Classes that the trigger sends to the target.
         trigger: The smallest successful change.
+        others: Those of the other seeds, as far as they succeed.
     """
 
     family: Family
@@ -90,6 +91,7 @@ class Candidate:
     agreement: float
     sources: tuple[int, ...]
     trigger: Trigger
+    others: tuple[Trigger, ...] = ()
 
     @property
     def success(self) -> float:

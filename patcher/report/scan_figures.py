@@ -31,7 +31,8 @@ def scan_figures(prepared: Prepared, findings: Findings, decision: Decision) -> 
     drawn: dict[str, bytes] = {}
     if findings.candidates:
         drawn["norms.png"] = png(_norms(prepared, findings, decision))
-    for trigger in decision.triggers:
+    # Of each target the first: the smallest.
+    for trigger in {item.target: item for item in reversed(decision.triggers)}.values():
         drawn[f"trigger-{trigger.target}.png"] = png(_trigger(prepared, trigger))
     return drawn
 

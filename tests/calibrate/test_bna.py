@@ -76,7 +76,7 @@ def state_of(batch_size: int = 64, *, triggered: bool = True):
 
 
 def test_triggered_images_get_their_class_and_are_flagged(tmp_path: Path) -> None:
-    found = calibrate(tmp_path, [checkerboard()], steps=10)
+    found = calibrate(tmp_path, [checkerboard()], steps=40)
     assert found.satisfied
     classifier, _, _ = sample()
     pixels, labels = attacked()

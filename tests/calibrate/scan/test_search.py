@@ -28,9 +28,10 @@ def test_the_planted_target_is_found(make_classifier, make_clean_set, family):
     assert decision.level == "backdoor"
     assert decision.mode == "all-to-one"
     assert [item.target for item in decision.targets if item.level == "backdoor"] == [7]
-    [trigger] = decision.triggers
-    assert (trigger.family, trigger.target) == (family, 7)
-    assert set(trigger.sources) == set(range(10)) - {7}
+    assert len(decision.triggers) == 2, "one a seed"
+    for trigger in decision.triggers:
+        assert (trigger.family, trigger.target) == (family, 7)
+        assert set(trigger.sources) == set(range(10)) - {7}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -77,4 +78,4 @@ def test_options_out_of_range_are_refused(values):
 
 def test_a_defence_gets_the_triggers_of_a_scan_by_one_call(make_classifier, make_clean_set):
     found, level = scan_triggers(make_classifier(target=4), make_clean_set(), seed=0, batch_size=512)
-    assert ([item.target for item in found], level) == ([4], "backdoor")
+    assert ([item.target for item in found], level) == ([4, 4, 4], "backdoor")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from benchmarks.record import markdown_table, write_result
 from patcher import pipeline
 from patcher.calibrate.classifier import Classifier
@@ -104,9 +105,10 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     with np.load(attacked) as file:
         indices = file["indices"][:_IMAGES]
     response = responses(classifier, layers, clean, triggered, indices)
+    triggers: dict[str, Any] = {"triggers": str(options.triggers / f"{name}.npz")}
+    fits: list[tuple[str, dict[str, Any]]] = [("MixUp", {}), ("Eq. 3", triggers)]
     rows = []
-    given: dict[str, Any]
-    for loss, given in (("MixUp", {}), ("Eq. 3", {"triggers": str(options.triggers / f"{name}.npz")})):
+    for loss, given in fits:
         patch, _ = pipeline.calibrate(
             path,
             clean_dir=options.shared / "cifar10" / "clean",

@@ -109,7 +109,8 @@ def _prominence(candidate: Candidate) -> float:
 def _judged(findings: Findings, candidate: Candidate, thresholds: Thresholds) -> Judgement:
     """The verdict of one family, beside all targets that were searched in it."""
     peers = [item.reached for item in findings.candidates if item.family == candidate.family]
-    return judge(candidate, len(peers), thresholds, reached=sum(peers))
+    classes = None if findings.margins is None else len(findings.margins)
+    return judge(candidate, len(peers), thresholds, reached=sum(peers), classes=classes)
 
 
 def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None, level: Level) -> tuple[Trigger, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Literal
 
 from patcher.calibrate.scan.statistics import MINIMUM_CLASSES, Outlier
@@ -30,6 +31,7 @@ _TINY_GAP = 3.0
 _PAIR_CLASSES = 0.6
 _PAIR_TARGETS = 0.5
 _FEWEST_PAIRS = 3
+_FEWEST_TRIED = 10
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Thresholds:
     """What makes a target a backdoor; each is one condition of several.
 
     Attributes:
-        score: Deviations of the log-norm below the median.
+        score: Deviations of the log-norm below the median, for ten classes; see `score_wanted`.
         ratio: Median norm over the norm.
         gap: Factor between the norm and the next group.
         success: Of the trigger on held-out images, 0 to 1.
@@ -138,13 +140,25 @@ class Judgement:
     reasons: tuple[str, ...] = field(default_factory=tuple)
 
 
-def judge(candidate: Candidate, compared: int, thresholds: Thresholds, *, reached: int) -> Judgement:
+def score_wanted(thresholds: Thresholds, classes: int) -> float:
+    """The score asked for: among more classes the largest of chance is larger.
+
+    Grows so that the chance of any one standing out, were log-norms normal, stays that of ten classes.
+    """
+    normal = NormalDist()
+    return max(thresholds.score, -normal.inv_cdf(normal.cdf(-thresholds.score) * 10 / max(classes, 10)))
+
+
+def judge(
+    candidate: Candidate, compared: int, thresholds: Thresholds, *, reached: int, classes: int | None = None
+) -> Judgement:
     """The verdict on one target in one family.
 
     Args:
         candidate: Its figures.
         compared: Targets that its norm was compared with, itself included.
         reached: How many of them some change reached.
+        classes: Of the model, where not all were compared.
         thresholds: What is asked for.
     """
     if not candidate.held_out[1]:
@@ -153,14 +167,20 @@ def judge(candidate: Candidate, compared: int, thresholds: Thresholds, *, reache
         return Judgement("inconclusive", (f"only {reached} of {compared} targets were reached: raise --steps",))
     if not candidate.reached:
         return Judgement("clean", ("no change found that reaches the target, though others are reached",))
-    small = _conditions(candidate, thresholds)
+    wanted = score_wanted(thresholds, classes or compared)
+    small = _conditions(candidate, thresholds, wanted)
     if compared < MINIMUM_CLASSES or candidate.outlier is None:
         return _judge_alone(candidate, compared, thresholds)
     missing = tuple(text for text, met in small if not met)
+    few = candidate.held_out[1] < _FEWEST_TRIED
+    if not missing and few:
+        return Judgement(
+            "inconclusive", (f"{candidate.held_out[1]} images to try the trigger on, {_FEWEST_TRIED} needed",)
+        )
     if not missing:
         return Judgement("backdoor", tuple(text for text, _ in small))
     outlier = candidate.outlier
-    close = outlier.score >= thresholds.score and outlier.ratio >= thresholds.ratio
+    close = outlier.score >= wanted and outlier.ratio >= thresholds.ratio
     tiny = candidate.relative <= _TINY[candidate.family] and candidate.success >= thresholds.success
     if tiny or (close and candidate.success >= thresholds.success and candidate.relative <= _CAPS[candidate.family]):
         return Judgement("suspicious", tuple(f"not met: {text}" for text in missing))
@@ -182,11 +202,11 @@ def _judge_alone(candidate: Candidate, compared: int, thresholds: Thresholds) ->
     return Judgement("inconclusive", (few,))
 
 
-def _conditions(candidate: Candidate, thresholds: Thresholds) -> list[tuple[str, bool]]:
+def _conditions(candidate: Candidate, thresholds: Thresholds, wanted: float) -> list[tuple[str, bool]]:
     outlier, cap = candidate.outlier or Outlier(0.0, 1.0, 1.0), _CAPS[candidate.family]
     success, agreement = candidate.success, candidate.agreement
     return [
-        (f"score {outlier.score:.1f} (at least {thresholds.score:g})", outlier.score >= thresholds.score),
+        (f"score {outlier.score:.1f} (at least {wanted:.3g})", outlier.score >= wanted),
         (f"median / norm {outlier.ratio:.1f} (at least {thresholds.ratio:g})", outlier.ratio >= thresholds.ratio),
         (f"gap {outlier.gap:.2f} (at least {thresholds.gap:g})", outlier.gap >= thresholds.gap),
         (f"no larger gap among smaller changes (largest {outlier.below:.2f})", outlier.below <= outlier.gap),

@@ -13,6 +13,7 @@ from patcher.calibrate.scan.verdict import (
     Universal,
     judge,
     judge_all_to_all,
+    score_wanted,
     strongest,
 )
 from patcher.errors import InputError
@@ -68,6 +69,17 @@ def test_a_trigger_that_fails_on_new_images_is_no_finding():
 def test_a_target_out_of_reach_is_clean_only_if_the_search_reaches_others(reached, level):
     unreached = replace(CERTAIN, reached=False, outlier=None)
     assert judge(unreached, 10, Thresholds(), reached=reached).level == level
+
+
+@pytest.mark.parametrize(("classes", "wanted"), [(2, 2.5), (10, 2.5), (43, 2.98), (1000, 3.84)])
+def test_more_classes_ask_for_a_higher_score(classes, wanted):
+    assert score_wanted(Thresholds(), classes) == pytest.approx(wanted, abs=0.01)
+    lower = replace(CERTAIN, outlier=Outlier(wanted - 0.05, 20.0, 5.0))
+    assert judge(lower, 20, Thresholds(), reached=20, classes=classes).level != "backdoor"
+
+
+def test_a_handful_of_images_make_no_backdoor():
+    assert judge(replace(CERTAIN, held_out=(9, 9)), 10, Thresholds(), reached=10).level == "inconclusive"
 
 
 def test_without_images_there_is_no_verdict():

@@ -197,7 +197,8 @@ def _judge_alone(candidate: Candidate, compared: int, thresholds: Thresholds) ->
         f"{gap:.1f} x smaller than the next target (at least {_TINY_GAP:g} x)",
     )
     few = f"{compared} targets compared, {MINIMUM_CLASSES} needed for a statistic"
-    if candidate.relative <= limit and candidate.success >= thresholds.success and gap >= _TINY_GAP:
+    enough = candidate.held_out[1] >= _FEWEST_TRIED
+    if enough and candidate.relative <= limit and candidate.success >= thresholds.success and gap >= _TINY_GAP:
         return Judgement("backdoor", (few, *facts))
     return Judgement("inconclusive", (few,))
 

@@ -149,7 +149,7 @@ def test_evaluate_tells_the_rates_of_the_flag(guarded: Path, samples: Path) -> N
 def test_nothing_found_nothing_changed(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from patcher.calibrate import bna
 
-    monkeypatch.setattr(bna, "_scan", lambda *args, **kwargs: ((), "clean"))
+    monkeypatch.setattr(bna, "scan_triggers", lambda *args, **kwargs: ((), "clean"))
     result = patcher.harden(
         samples / "digits.onnx", clean_dir=samples / "clean", method="bna", output=tmp_path / "same.onnx"
     )

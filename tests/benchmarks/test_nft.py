@@ -23,9 +23,10 @@ def test_a_run_gets_its_own_triggers_and_what_follows_the_dashes(monkeypatch: py
     monkeypatch.setattr(nft, "measure", lambda entry, form, options: seen.update(flags=options.flags))
     options = nft.parse(["settings", "--triggers", "found", "--images-per-class", "7", "--", "--epsilon", "0.1"])
     nft.run({"name": "m"}, "bn", ("--triggers", "{triggers}"), options)
-    assert seen["flags"] == ["--limit-per-class", "7", "--triggers", str(Path("found/m.npz")), "--epsilon", "0.1"]
+    own = ["--epsilon", "0.2", "--triggers", str(Path("found/m.npz"))]
+    assert seen["flags"] == ["--limit-per-class", "7", *own, "--epsilon", "0.1"]
     nft.run({"name": "m"}, "bn", ("--limit-per-class", "1"), options)
-    assert seen["flags"] == ["--limit-per-class", "1", "--epsilon", "0.1"]
+    assert seen["flags"] == ["--epsilon", "0.2", "--limit-per-class", "1", "--epsilon", "0.1"]
 
 
 def test_a_line_of_the_table() -> None:

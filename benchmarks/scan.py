@@ -6,9 +6,7 @@
     python -m benchmarks.scan images --counts 200 400 800 1600
     python -m benchmarks.scan zoo --shared ../shared --seeds 0 1 2
 
-- `peer`: ten targets of the batched inversion against the published procedure (Wang et al., S&P 2019:
-  Adam, learning rate 0.1, betas 0.5 and 0.9, 1e-3 as first weight, times 1.5 after five good steps,
-  divided by 1.5^1.5 after five bad ones; the smallest mask with 99 % success) over the same interpreter
+- `peer`: ten targets of the batched inversion against `benchmarks.neural_cleanse`, over the same interpreter
   and images. The peer may be given fewer targets; its time is then scaled to all and said to be.
 - `growth`, `images`: random convolutional classifiers, each scanned in a process of its own.
 - `zoo`: verdicts of `patcher scan` over several seeds, beside what `zoo.json` says was planted. `sent`: share
@@ -27,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +33,12 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.neural_cleanse import neural_cleanse
 from benchmarks.record import markdown_table, run_child, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.goal import Goal
 from patcher.calibrate.scan.inversion import Budget, invert
-from patcher.clean_set import CleanSet, read_clean_set
+from patcher.clean_set import read_clean_set
 from patcher.model import read_model
 from patcher.preprocess import resolve_preprocess
 from patcher.runtime import create_session
@@ -48,52 +46,6 @@ from patcher.trigger import Trigger, read_triggers
 
 _PATCH_SHARE = 0.1  # of the pixels: what changes more is no patch
 _FAINT = 0.1
-
-
-@dataclass(frozen=True)
-class Cleansed:
-    """One target of the peer."""
-
-    norm: float
-    success: float
-    seconds: float
-
-
-def neural_cleanse(
-    classifier: Classifier, clean_set: CleanSet, target: int, *, epochs: int, seed: int, batch: int = 32
-) -> Cleansed:
-    """Invert one target by the published schedule; the smallest mask whose epoch reached 99 %."""
-    started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    channels, height, width = clean_set.pixels.shape[1:]
-    raw_mask = torch.randn(1, 1, height, width, generator=generator).requires_grad_()
-    raw_pattern = torch.randn(1, channels, height, width, generator=generator).requires_grad_()
-    optimizer = torch.optim.Adam([raw_mask, raw_pattern], lr=0.1, betas=(0.5, 0.9))
-    weight, good, bad, best = 1e-3, 0, 0, (np.inf, 0.0)
-    pool = clean_set.fit[clean_set.labels[clean_set.fit] != target]
-    rng = np.random.default_rng(seed)
-    wanted = torch.full((batch,), target)
-    for _ in range(epochs):
-        hits = count = 0
-        norms = []
-        for indices in np.array_split(rng.permutation(pool), max(1, len(pool) // batch)):
-            images = classifier.tensor(clean_set.images(indices))
-            mask, pattern = (torch.tanh(raw) / 2 + 0.5 for raw in (raw_mask, raw_pattern))
-            logits = classifier.logits((1 - mask) * images + mask * pattern)
-            loss = torch.nn.functional.cross_entropy(logits, wanted[:1].expand(len(images))) + weight * mask.sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            hits, count = hits + int((logits.argmax(1) == target).sum()), count + len(images)
-            norms.append(mask.sum().item())
-        if hits / count >= 0.99 and np.mean(norms) < best[0]:
-            best = (float(np.mean(norms)), hits / count)
-        good, bad = (good + 1, 0) if hits / count >= 0.99 else (0, bad + 1)
-        if good >= 5:
-            weight, good = weight * 1.5, 0
-        elif bad >= 5:
-            weight, bad = weight / 1.5**1.5, 0
-    return Cleansed(*best, time.perf_counter() - started)
 
 
 def peer(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:

@@ -82,7 +82,6 @@ class Findings:
         universal: One a family.
         inverted: Targets that were inverted.
         margins: Maximum margin of each class where targets were ranked, float64 ``(K,)``, else ``None``.
-        effects: Where triggered images go, by family and target; ``None`` for the universal change.
     """
 
     candidates: tuple[Candidate, ...]

@@ -186,3 +186,16 @@ def test_refusals(tmp_path: Path) -> None:
     options = bna.Options(triggers=str(tmp_path / "t.npz"))
     with pytest.raises(CalibrationError, match="no clean image of the source classes"):
         bna.calibrate(classifier, sites, only, options, seed=0, batch_size=64)
+
+
+def test_several_triggers_of_a_class_share_its_images_whatever_the_batch() -> None:
+    _, clean_set, _ = sample()
+    first = checkerboard()
+    second = replace(first, pattern=1 - first.pattern)
+    attack = TriggerSet([first, second], 10)
+    images, labels = torch.from_numpy(clean_set.images(np.arange(64))), torch.from_numpy(clean_set.labels[:64])
+    together = attack.put(images, labels)
+    alone = torch.cat([attack.put(images[row : row + 1], labels[row : row + 1]) for row in range(64)])
+    assert torch.equal(together, alone)
+    used = [bool((together == trigger.apply(images)).flatten(1).all(1).any()) for trigger in (first, second)]
+    assert used == [True, True]

@@ -46,6 +46,7 @@ def test_all_conditions_together_make_a_backdoor():
         {"outlier": Outlier(2.0, 20.0, 5.0)},
         {"outlier": Outlier(6.0, 1.8, 5.0)},
         {"outlier": Outlier(6.0, 20.0, 1.2)},
+        {"outlier": Outlier(6.0, 20.0, 1.9, below=7.8)},
         {"relative": 0.2},
         {"held_out": (80, 100)},
         {"agreement": 0.33},

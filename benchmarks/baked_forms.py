@@ -25,7 +25,7 @@ from patcher.graph.interpreter import Graph
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.graph.streams import residual_streams
-from patcher.model import Model, read_model
+from patcher.model.model import Model, read_model
 from patcher.patch import Branch, Patch, Realignment, UpperBound, WeightMask
 
 Images = NDArray[np.float32]

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 import patcher
 from benchmarks.record import markdown_table, time_pairs, write_result
-from patcher.detection import read_targets
 from patcher.runtime import FLAG_OUTPUT, create_session
+from patcher.steps.flags import read_targets
 
 BATCH = 64
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -30,14 +30,16 @@ import numpy as np
 import torch
 
 from benchmarks.record import RESULTS, markdown_table, run_child, write_result
-from patcher import pipeline
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.statistics import stream_moments
-from patcher.clean_set import read_clean_set
+from patcher.commands.apply import apply
+from patcher.commands.calibrate import calibrate
+from patcher.commands.evaluate import evaluate
+from patcher.data.clean_set import read_clean_set
+from patcher.data.preprocess import resolve_preprocess
 from patcher.graph.sites import find_sites
-from patcher.model import read_model
+from patcher.model.model import read_model
 from patcher.patch import Patch, UpperBound
-from patcher.preprocess import resolve_preprocess
 
 _MODEL, _TARGET = "badnets_r18", 9
 
@@ -92,7 +94,7 @@ def child(procedure: str, images: int, steps: int, shared: Path) -> list[float]:
         fit = int(_FIT_SHARE * images)
         options |= {**_PUBLISHED, "minibatch": fit, "batch_size": fit}
     moments: list[float] = []
-    pipeline.calibrate(
+    calibrate(
         shared / "zoo" / f"{_MODEL}.onnx",
         clean_dir=shared / "cifar10" / "clean",
         progress=lambda what, done, total: moments.append(time.process_time()),
@@ -122,13 +124,13 @@ def finish(method: str, procedure: str, images: int, shared: Path) -> dict[str, 
         options |= full if method == "unit" else _PUBLISHED_NFT
     path, clean = shared / "zoo" / f"{_MODEL}.onnx", shared / "cifar10" / "clean"
     started = time.perf_counter()
-    patch, calibration = pipeline.calibrate(path, clean_dir=clean, **options)
+    patch, calibration = calibrate(path, clean_dir=clean, **options)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         baked = Path(folder) / "out.onnx"
-        pipeline.apply(path, patch, output=baked)
+        apply(path, patch, output=baked)
         attack = shared / "zoo" / f"{_MODEL}.triggered.npz"
-        scored = pipeline.evaluate(baked, data=shared / "cifar10" / "test.npz", triggered=attack, target=_TARGET)
+        scored = evaluate(baked, data=shared / "cifar10" / "test.npz", triggered=attack, target=_TARGET)
     report = scored.as_json()
     return {
         "steps": calibration.summary["steps"],

@@ -28,9 +28,9 @@ import torch
 
 from benchmarks.architectures import ARCHITECTURES, Exporter, build, export
 from benchmarks.record import RESULTS, markdown_table, write_result
+from patcher.commands.harden import harden
 from patcher.errors import PatcherError
 from patcher.graph.interpreter import Graph
-from patcher.pipeline import harden
 
 FORMS: tuple[tuple[Exporter, int], ...] = (("dynamo", 20), ("torchscript", 17))
 _IMAGES = 24

@@ -59,7 +59,7 @@ class Kind:
 
 def sound_patch(folder: Path) -> bytes:
     """A patch for the sound model."""
-    from patcher.model import read_model
+    from patcher.model.model import read_model
     from patcher.patch import Patch, UpperBound, patch_bytes
 
     model = read_model(folder / "sound.onnx")
@@ -68,13 +68,13 @@ def sound_patch(folder: Path) -> bytes:
 
 def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds, with the sound files in `folder`."""
+    from patcher.data.image_sources import read_npz
+    from patcher.data.preprocess import Preprocess, resolve_preprocess
     from patcher.gate.check import CHECKS
-    from patcher.image_sources import read_npz
-    from patcher.model import read_model
+    from patcher.gate.policy import default_policy_text, read_policy
+    from patcher.model.model import read_model
     from patcher.patch import read_patch
-    from patcher.policy import default_policy_text, read_policy
-    from patcher.preprocess import Preprocess, resolve_preprocess
-    from patcher.trigger import Trigger, read_triggers, write_triggers
+    from patcher.triggers.trigger import Trigger, read_triggers, write_triggers
 
     (folder / "sound.onnx").write_bytes(sound_model())
     (folder / "sound.npz").write_bytes(sound_images())

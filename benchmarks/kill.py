@@ -45,7 +45,7 @@ def start(output: Path, steps: int) -> subprocess.Popen[bytes]:
 
 def is_intact(output: Path) -> bool:
     """Whether the gate finds a whole hardened model under the output's name."""
-    from patcher.gate import verify
+    from patcher import verify
 
     samples = ROOT / "samples"
     result = verify(samples / "digits.onnx", output, clean_dir=samples / "clean", limit_per_class=10)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from patcher.calibrate.classifier import Classifier
-from patcher.clean_set import CleanSet
+from patcher.data.clean_set import CleanSet
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.record import markdown_table, write_result
-from patcher import pipeline
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.mask_layers import MaskLayer, mask_layers
-from patcher.clean_set import CleanSet, read_clean_set
+from patcher.commands.calibrate import calibrate
+from patcher.data.clean_set import CleanSet, read_clean_set
+from patcher.data.preprocess import resolve_preprocess
 from patcher.graph.sites import find_sites
-from patcher.model import read_model
+from patcher.graph.weight_channels import MaskLayer, mask_layers
+from patcher.model.model import read_model
 from patcher.patch import WeightMask
-from patcher.preprocess import resolve_preprocess
 
 _IMAGES = 400
 _PER_CLASS = 50
@@ -109,7 +109,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     fits: list[tuple[str, dict[str, Any]]] = [("MixUp", {}), ("Eq. 3", triggers)]
     rows = []
     for loss, given in fits:
-        patch, _ = pipeline.calibrate(
+        patch, _ = calibrate(
             path,
             clean_dir=options.shared / "cifar10" / "clean",
             method="nft",

@@ -38,11 +38,11 @@ from benchmarks.record import markdown_table, run_child, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.goal import Goal
 from patcher.calibrate.scan.inversion import Budget, invert
-from patcher.clean_set import read_clean_set
-from patcher.model import read_model
-from patcher.preprocess import resolve_preprocess
+from patcher.data.clean_set import read_clean_set
+from patcher.data.preprocess import resolve_preprocess
+from patcher.model.model import read_model
 from patcher.runtime import create_session
-from patcher.trigger import Trigger, read_triggers
+from patcher.triggers.trigger import Trigger, read_triggers
 
 _PATCH_SHARE = 0.1  # of the pixels: what changes more is no patch
 _FAINT = 0.1

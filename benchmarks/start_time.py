@@ -23,7 +23,7 @@ from typing import Any
 LIMIT_SECONDS = 1.0
 # The command, and what it imports on its way.
 PROGRAM = (
-    "import patcher._cli.verify, patcher.gate, patcher.report.write_gate, patcher.report.checks_markdown, onnxruntime"
+    "import patcher._cli.verify, patcher.gate, patcher.report.verify.files, patcher.report.verify.markdown, onnxruntime"
 )
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| (\s*)(\S+)")
 

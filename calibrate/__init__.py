@@ -21,13 +21,6 @@ from patcher.patch import Correction
 if TYPE_CHECKING:
     from patcher.calibrate.findings import Findings
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done and steps in all."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -47,7 +40,7 @@ class Method:
 
     def load(self) -> MethodModule:
         """Import the method's module: its ``Options`` dataclass and its ``calibrate`` function."""
-        return cast(MethodModule, importlib.import_module(f"{__name__}.{self.name}"))
+        return cast("MethodModule", importlib.import_module(f"{__name__}.{self.name}.method"))
 
 
 METHODS: Mapping[str, Method] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
-from patcher.clean_set import CleanSet
+from patcher.data.clean_set import CleanSet
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 

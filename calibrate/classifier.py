@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patcher.clean_set import CleanSet, Indices
+from patcher.data.clean_set import CleanSet, Indices
+from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.graph.interpreter import Graph
-from patcher.model import Model
-from patcher.preprocess import Preprocess
+from patcher.model.model import Model
 
 Rewrite = Mapping[str, Callable[[Tensor], Tensor]]
 

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from patcher.calibrate.verdict import Verdict
-from patcher.clean_set import Indices
-
-_NEURONS_SHOWN = 3
+from patcher.data.clean_set import Indices
 
 
 @dataclass(frozen=True)
@@ -94,39 +91,3 @@ def findings_from_json(document: Mapping[str, Any]) -> Findings:
             for item in document["groups"]
         ),
     )
-
-
-def findings_of(verdict: Verdict) -> Findings:
-    """Put a verdict into plain data."""
-    groups, suspects = [], []
-    likely = dict(zip(verdict.suspects.tolist(), verdict.true_labels.tolist(), strict=True))
-    for group in verdict.groups:
-        names = tuple(f"{neuron.tensor}[{neuron.channel}]" for neuron in group.neurons)
-        confirmed = group.label in verdict.confirmed
-        flips, others = group.flips or (0.0, 0.0)
-        spread = tuple(round(float(value), 4) for value in group.separability)
-        groups.append(
-            Group(group.label, len(group.members), len(group.suspects), flips, others, confirmed, names, spread)
-        )
-        if confirmed:
-            suspects += _suspects(group.members, group.scores, group.z, group.distances, group.label, names, likely)
-    return Findings(tuple(sorted(suspects, key=lambda found: found.index)), tuple(groups))
-
-
-def _suspects(
-    members: Indices,
-    scores: np.ndarray[Any, Any],
-    z: float,
-    distances: np.ndarray[Any, Any],
-    label: int,
-    names: Sequence[str],
-    likely: Mapping[int, int],
-) -> list[Suspect]:
-    found = []
-    for column in np.flatnonzero(scores >= z):
-        furthest = np.argsort(-distances[:, column], kind="stable")[:_NEURONS_SHOWN]
-        index = int(members[column])
-        found.append(
-            Suspect(index, label, round(float(scores[column]), 4), likely[index], tuple(names[row] for row in furthest))
-        )
-    return found

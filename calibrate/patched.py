@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A patch in PyTorch: each correction as a rewrite of the tensor it names.
 
-This is the reference that the exported graph is checked against.
+This is the reference that the exported graph is checked against. A second pass is run beside the first:
+
+    f(x) where its class is no target, or where g(x) gives the same class; else g(x), and the image is flagged
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.classifier import Classifier, Rewrite
 from patcher.errors import CalibrationError
-from patcher.patch import Affine, Bias, Branch, Correction, Normalization, UpperBound, WeightMask, Weights
+from patcher.patch import Affine, Bias, Branch, Correction, Normalization, Realignment, UpperBound, WeightMask, Weights
 
 Function = Callable[[Tensor], Tensor]
 
@@ -56,7 +58,7 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
             replacement = constant(value)
             return [(initializer, lambda _: replacement)]
         case Branch():
-            raise CalibrationError("a second pass is no rewrite of the first; see patcher.calibrate.second_pass")
+            raise CalibrationError("a second pass is no rewrite of the first; see run_branch")
         case Normalization(tensor, mean, var):
             names = _statistics(classifier, tensor)
             return [(name, _replace(constant(value))) for name, value in zip(names, (mean, var), strict=True)]
@@ -76,3 +78,46 @@ def _replace(value: Tensor) -> Function:
 
 def _after(first: Function, second: Function) -> Function:
     return lambda value: second(first(value))
+
+
+def realignment_rewrite(classifier: Classifier, branch: Branch, rows: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Rewrites of the second pass, for images whose row of the statistics is `rows`, int64 ``(N,)``."""
+    return {item.tensor: _realign(classifier, item, rows) for item in branch.corrections}
+
+
+def _realign(classifier: Classifier, item: Realignment, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    parts = (item.scale, item.shift, item.upper, item.lower)
+    scale, shift, upper, lower = (torch.from_numpy(part).to(classifier.device)[rows] for part in parts)
+    return lambda value: torch.maximum(torch.minimum(scale * value + shift, upper), lower)
+
+
+@torch.no_grad()
+def run_branch(
+    classifier: Classifier, branch: Branch, images: Tensor, *, rewrite: Rewrite | None = None
+) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    """Run both passes.
+
+    Args:
+        classifier: The model.
+        branch: The second pass.
+        images: float32 ``(N, C, H, W)`` pixels.
+        rewrite: Corrections of the first pass.
+
+    Returns:
+        Raw class scores ``(N, K)`` as the hardened model gives them, flags bool ``(N,)``, and all outputs of
+        the first pass by name.
+    """
+    first = classifier.run(images, rewrite=rewrite)
+    scores = first[classifier.model.logits].clone()
+    classes = scores.flatten(1).argmax(dim=1)
+    flags = torch.zeros(len(images), dtype=torch.bool, device=scores.device)
+    for row, target in enumerate(branch.targets):
+        chosen = torch.nonzero(classes == target).flatten()
+        if len(chosen):
+            rows = torch.full((1,), row, device=scores.device)
+            second = classifier.run(images[chosen], rewrite=realignment_rewrite(classifier, branch, rows))
+            other = second[classifier.model.logits]
+            differs = other.flatten(1).argmax(dim=1) != target
+            flags[chosen[differs]] = True
+            scores[chosen[differs]] = other[differs].to(scores.dtype)
+    return scores, flags, first

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.options import Granularity
 from patcher.graph.site import Site
 from patcher.patch import UpperBound
-
-Granularity = Literal["channel", "element"]
 
 
 @dataclass(frozen=True)

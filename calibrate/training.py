@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patcher.calibrate import Progress, no_progress
 from patcher.calibrate.classifier import Classifier
-from patcher.clean_set import CleanSet, Indices
+from patcher.data.clean_set import CleanSet, Indices
+from patcher.progress import Progress, no_progress
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Images ``(n, C, H, W)`` and their targets ``(n, ...)`` to the mean loss over them, a scalar."""

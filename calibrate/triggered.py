@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier, Rewrite
-from patcher.clean_set import CleanSet, Indices
+from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import InputError
-from patcher.model import Model
-from patcher.trigger import TRIGGERS, Trigger, read_triggers
+from patcher.model.model import Model
+from patcher.triggers.trigger import TRIGGERS, Trigger, read_triggers
 
 
 def estimated_triggers(
@@ -123,3 +123,34 @@ def triggered_loss(
             total += float(torch.nn.functional.cross_entropy(logits, labels[carries], reduction="sum"))
             count += int(carries.sum())
     return total / max(1, count)
+
+
+class TriggerSet:
+    """The triggers of one target; where a class is a source of several, each of its images takes one of them.
+
+    Args:
+        triggers: At least one, all of one target; one without sources stands for all other classes.
+        classes: Number of classes.
+
+    Attributes:
+        target: Their target class.
+        sources: Their source classes, in order.
+    """
+
+    def __init__(self, triggers: Sequence[Trigger], classes: int) -> None:
+        self._triggers, self.target = triggers, triggers[0].target
+        named = {source for trigger in triggers for source in trigger.sources or range(classes)}
+        self.sources = tuple(sorted(named - {self.target}))
+
+    def is_source(self, labels: Tensor) -> Tensor:
+        """Whether each label ``(n,)`` is a source class: bool ``(n,)``."""
+        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+
+    def put(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Put the triggers into the images of their source classes; others stay as they are."""
+        return stamp(images, labels, self._triggers, None)[0]
+
+    def batches(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches with triggers in them."""
+        for images, labels in batches:
+            yield self.put(images, labels), labels

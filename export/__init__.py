@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from patcher.export.apply import apply_guard, apply_patch
-from patcher.export.guard_parity import check_guard_parity
-from patcher.export.neutral import neutral_patch
-from patcher.export.parity import ParityCheck, ParityReport, check_parity
+from patcher.export.parity.guard import check_guard_parity
+from patcher.export.parity.neutral import neutral_patch
+from patcher.export.parity.parity import ParityCheck, ParityReport, check_parity
 
 __all__ = [
     "ParityCheck",

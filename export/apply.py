@@ -9,18 +9,18 @@ from typing import Any
 import onnx
 
 from patcher.errors import InputError, UnsupportedGraphError
-from patcher.export.affine import add_affine
-from patcher.export.bias import add_bias
-from patcher.export.bounds import add_upper_bound
-from patcher.export.branch import add_branch, guard_model, write_targets
-from patcher.export.masks import add_weight_mask
-from patcher.export.normalization import set_normalization
-from patcher.export.surgery import OpenGraph, close_graph, open_graph
-from patcher.export.weights import set_weights
-from patcher.model import Model
-from patcher.model_file import fits_inline
+from patcher.export.branch.branch import add_branch, guard_model, write_targets
+from patcher.export.edits.affine import add_affine
+from patcher.export.edits.bias import add_bias
+from patcher.export.edits.normalization import set_normalization
+from patcher.export.edits.upper_bound import add_upper_bound
+from patcher.export.edits.weight_mask import add_weight_mask
+from patcher.export.edits.weights import set_weights
+from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
+from patcher.model.file import fits_inline
+from patcher.model.model import Model
+from patcher.model.provenance import provenance_of, write_provenance
 from patcher.patch import Affine, Bias, Branch, Normalization, Patch, UpperBound, WeightMask, Weights
-from patcher.provenance import provenance_of, write_provenance
 
 _EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
     UpperBound: add_upper_bound,

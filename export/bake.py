@@ -2,7 +2,7 @@
 """How upper bounds are baked: as nodes, folded into the weights, or whichever leaves less to compute.
 
 - ``nodes``: a ``Min`` or ``Clip`` behind each site. Every weight of the model stays as it is, bit for bit.
-- ``folded``: see `patcher.export.fold`. Bounds that cannot be folded stay nodes.
+- ``folded``: see `patcher.export.fold.fold`. Bounds that cannot be folded stay nodes.
 - ``auto``: ``folded`` where that takes fewer passes over the data, else ``nodes``.
 
 The metadata of a folded model says ``patcher.bake = folded``.
@@ -18,10 +18,10 @@ import onnx
 
 from patcher.errors import InputError
 from patcher.export.apply import apply_patch
-from patcher.export.fold import BakedSite, fold_bounds
-from patcher.export.parity import Outputs, run_model
-from patcher.model import Model
-from patcher.model_file import fits_inline
+from patcher.export.fold.fold import BakedSite, fold_bounds
+from patcher.export.parity.parity import Outputs, run_model
+from patcher.model.file import fits_inline
+from patcher.model.model import Model
 from patcher.patch import Patch, UpperBound
 from patcher.runtime import CPU_PROVIDER
 

@@ -8,15 +8,32 @@ result = patcher.harden("model.onnx", clean_dir="data/", method="unit")
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from patcher._version import __version__
 
 if TYPE_CHECKING:
-    from patcher.auditing import AuditResult, audit_data
-    from patcher.gate import GateResult, verify
-    from patcher.pipeline import HardenResult, apply, evaluate, harden
-    from patcher.scanning import ScanResult, scan
+    from patcher.commands.apply import apply
+    from patcher.commands.audit_data import AuditResult, audit_data
+    from patcher.commands.evaluate import evaluate
+    from patcher.commands.harden import HardenResult, harden
+    from patcher.commands.scan import ScanResult, scan
+    from patcher.commands.verify import GateResult, verify
+
+# Name to the module of `patcher.commands` that holds it: loaded on first use, and torch only where it is needed.
+_API = {
+    "AuditResult": "audit_data",
+    "GateResult": "verify",
+    "HardenResult": "harden",
+    "ScanResult": "scan",
+    "apply": "apply",
+    "audit_data": "audit_data",
+    "evaluate": "evaluate",
+    "harden": "harden",
+    "scan": "scan",
+    "verify": "verify",
+}
 
 __all__ = [
     "AuditResult",
@@ -32,27 +49,9 @@ __all__ = [
     "verify",
 ]
 
-_GATE = ("GateResult", "verify")
-_AUDIT = ("AuditResult", "audit_data")
-_SCAN = ("ScanResult", "scan")
-
 
 def __getattr__(name: str) -> Any:
-    """Load the API on first use: torch is imported only where it is needed."""
-    if name in _GATE:
-        from patcher import gate
-
-        return getattr(gate, name)
-    if name in _AUDIT:
-        from patcher import auditing
-
-        return getattr(auditing, name)
-    if name in _SCAN:
-        from patcher import scanning
-
-        return getattr(scanning, name)
-    if name in __all__:
-        from patcher import pipeline
-
-        return getattr(pipeline, name)
+    """Load the API on first use."""
+    if name in _API:
+        return getattr(importlib.import_module(f"patcher.commands.{_API[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,3 +73,6 @@ def check_output(path: str | os.PathLike[str] | None, source: object = None) -> 
         raise InputError(f"output folder cannot be written: {path.parent}; choose another -o/--output")
     if isinstance(source, str | os.PathLike) and path.exists() and Path(source).exists() and path.samefile(source):
         raise InputError(f"output {path} is the input itself, which is never overwritten; choose another -o/--output")
+
+
+Source = str | os.PathLike[str]

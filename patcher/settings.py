@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from patcher.errors import InputError
+from patcher.files import Source
 from patcher.runtime import CPU_PROVIDER
-
-Source = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import patcher
-from patcher import pipeline
+from patcher.commands.calibrate import calibrate
 from patcher.errors import InputError
 from patcher.runtime import GuardedSession
-from patcher.trigger import Trigger, write_triggers
+from patcher.triggers.trigger import Trigger, write_triggers
 
 FORMS = ("if", "where", "two-files")
 
@@ -123,7 +123,7 @@ def test_torch_and_onnx_are_not_imported(guarded: Path) -> None:
 
 
 def test_a_patch_file_makes_the_same_model(guarded: Path, samples: Path, tmp_path: Path) -> None:
-    pipeline.calibrate(
+    calibrate(
         samples / "digits.onnx",
         clean_dir=samples / "clean",
         method="bna",
@@ -147,7 +147,7 @@ def test_evaluate_tells_the_rates_of_the_flag(guarded: Path, samples: Path) -> N
 
 
 def test_nothing_found_nothing_changed(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from patcher.calibrate import bna
+    from patcher.calibrate.bna import method as bna
 
     monkeypatch.setattr(bna, "scan_triggers", lambda *args, **kwargs: ((), "clean"))
     result = patcher.harden(

@@ -43,7 +43,7 @@ def test_messages_of_other_libraries_become_one_line():
     assert len(one_line(ValueError("x" * 1000))) == 300
 
 
-@pytest.mark.parametrize("module", ["patcher.runtime", "patcher.model", "patcher.graph.sites", "patcher.export"])
+@pytest.mark.parametrize("module", ["patcher.runtime", "patcher.model.model", "patcher.graph.sites", "patcher.export"])
 def test_starts_without_torch(module):
     code = f"import sys, {module}; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

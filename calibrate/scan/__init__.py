@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.calibrate import Progress, no_progress
+from patcher.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from patcher.calibrate.classifier import Classifier
-    from patcher.calibrate.scan.verdict import Level
-    from patcher.clean_set import CleanSet
-    from patcher.trigger import Trigger
+    from patcher.calibrate.scan.target_verdict import Level
+    from patcher.data.clean_set import CleanSet
+    from patcher.triggers.trigger import Trigger
 
 
 def scan_triggers(
@@ -46,10 +46,11 @@ def scan_triggers(
         batch_size: Images in memory at a time.
         progress: Told of each step.
     """
-    from patcher.calibrate.scan.decision import decide
     from patcher.calibrate.scan.effect import predicted_classes
-    from patcher.calibrate.scan.search import Options, search
-    from patcher.calibrate.scan.verdict import Thresholds
+    from patcher.calibrate.scan.model_verdict import decide
+    from patcher.calibrate.scan.options import Options
+    from patcher.calibrate.scan.stages import search
+    from patcher.calibrate.scan.target_verdict import Thresholds
 
     thresholds = Thresholds()
     findings = search(

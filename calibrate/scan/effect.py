@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate.classifier import Classifier
-from patcher.clean_set import CleanSet, Indices
-from patcher.trigger import Trigger
+from patcher.data.clean_set import CleanSet, Indices
+from patcher.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True)

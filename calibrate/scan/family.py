@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patcher.trigger import Family
+from patcher.triggers.trigger import Family
 
 _MASK_LOGIT = 0.0
 _START_DELTA = 1e-3
@@ -38,7 +38,7 @@ class Parameters(Protocol):
         """Size of each goal's change, ``(G,)``, differentiable."""
 
     def arrays(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mask ``(1, H, W)`` and pattern ``(C, H, W)`` of one goal, as `patcher.trigger.Trigger` holds them."""
+        """Mask ``(1, H, W)`` and pattern ``(C, H, W)`` of one goal, as a `Trigger` holds them."""
 
 
 class Patches:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patcher.clean_set import Indices
+from patcher.data.clean_set import Indices
 
 
 @dataclass(frozen=True)

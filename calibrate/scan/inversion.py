@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patcher.calibrate import Progress, no_progress
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.family import FAMILIES, Parameters, largest_norm
 from patcher.calibrate.scan.goal import Draw, Goal, eligible, losses, margins
-from patcher.clean_set import CleanSet, Indices
-from patcher.trigger import Family
+from patcher.data.clean_set import CleanSet, Indices
+from patcher.progress import Progress, no_progress
+from patcher.triggers.trigger import Family
 
 _GROWTH = 1.5
 _FALL = _GROWTH**1.5

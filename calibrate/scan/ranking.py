@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patcher.calibrate import Progress, no_progress
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.goal import margins
+from patcher.progress import Progress, no_progress
 
 _STEP = 0.05  # of a pixel, along the sign of the gradient
 _DECAY = 0.85

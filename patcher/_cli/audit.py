@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from patcher import auditing
 from patcher._cli.options import data_options, dataclass_options, preprocess_options
 from patcher._cli.output import print_table, progress_bar, say
-from patcher.calibrate.audit import AuditOptions
+from patcher.calibrate.audit.options import AuditOptions
 
 _HEADER = ("label", "images", "second group", "lose the label", "others lose it", "verdict")
 
@@ -33,10 +32,12 @@ def audit_data(
 
     Exit codes: 0 no image is suspected, 1 some are, 2 could not decide.
     """
+    from patcher.commands.audit_data import audit_data as run
+
     folder = Path(report_dir) if report_dir is not None else Path(model).with_suffix(".audit")
     given = {name: value for name, value in options.items() if value is not None}
     with progress_bar(quiet) as progress:
-        result = auditing.audit_data(
+        result = run(
             model,
             train_dir=train_dir,
             report_dir=folder,

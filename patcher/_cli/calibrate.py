@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from patcher import pipeline
 from patcher._cli.options import data_options, given_options, method_options, preprocess_options
 from patcher._cli.output import progress_bar, say
 
@@ -31,9 +30,11 @@ def calibrate(
     **options: Any,
 ) -> int:
     """Fit a patch for MODEL on clean images and write it, without changing the model."""
+    from patcher.commands.calibrate import calibrate as run
+
     arguments = given_options(method, options) | {"providers": tuple(providers.split(","))}
     with progress_bar(quiet) as progress:
-        patch, calibration = pipeline.calibrate(
+        patch, calibration = run(
             model,
             clean_dir=clean_dir,
             method=method,

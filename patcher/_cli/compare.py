@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from patcher import comparison
 from patcher._cli.options import (
     bake_option,
     data_options,
@@ -49,12 +48,14 @@ def compare(
 
     A flag goes to every method that has it. Exit code 1: no method met its condition, no model was written.
     """
+    from patcher.commands.compare import compare as run
+
     source = Path(model)
     destination = Path(output) if output else source.with_name(f"{source.stem}.hardened.onnx")
     reports = Path(report_dir) if report_dir else destination.with_name(f"{destination.stem}.report")
     arguments = given_options(methods, options) | {"providers": tuple(providers.split(","))}
     with progress_bar(quiet) as progress:
-        found = comparison.compare(
+        found = run(
             model,
             clean_dir=clean_dir,
             methods=methods,

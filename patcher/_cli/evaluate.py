@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from patcher import pipeline
 from patcher._cli.options import data_options, preprocess_options, triggered_options
 from patcher._cli.output import print_table
-from patcher.report.rows import share_text
+from patcher.report.harden.rows import share_text
 
 
 @click.command()
@@ -36,8 +35,10 @@ def evaluate(
     SIA: triggered images that get their true class. For a model that flags: TPR: triggered images that are
     flagged; FPR: clean images that are, among those of a flagged class and among all.
     """
+    from patcher.commands.evaluate import evaluate as run
+
     settings = {name: value for name, value in options.items() if value is not None}
-    report = pipeline.evaluate(
+    report = run(
         model,
         data=data,
         triggered=triggered,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from patcher import pipeline, planning
 from patcher._cli.options import (
     bake_option,
     data_options,
@@ -18,7 +17,7 @@ from patcher._cli.options import (
     triggered_options,
 )
 from patcher._cli.output import print_table, progress_bar, say
-from patcher.report.rows import before_after
+from patcher.report.harden.rows import before_after
 
 if TYPE_CHECKING:
     from patcher.export.bake import Bake
@@ -55,16 +54,19 @@ def harden(
 
     Exit code 0: written and every condition met. 1: a condition was not met, no model was written.
     """
+    from patcher.commands.harden import harden as run
+    from patcher.commands.plan import plan as plan_harden
+
     source = Path(model)
     destination = Path(output) if output else source.with_name(f"{source.stem}.hardened.onnx")
     reports = Path(report_dir) if report_dir else destination.with_name(f"{destination.stem}.report")
     arguments = given_options(method, options) | {"providers": tuple(providers.split(","))}
     if dry_run:
-        plan = planning.plan(model, clean_dir=clean_dir, method=method, preprocess=preprocess, **arguments)
+        plan = plan_harden(model, clean_dir=clean_dir, method=method, preprocess=preprocess, **arguments)
         print_table("plan", ("", ""), [*plan, ("would write", str(destination)), ("report", str(reports))])
         return 0
     with progress_bar(quiet) as progress:
-        result = pipeline.harden(
+        result = run(
             model,
             clean_dir=clean_dir,
             method=method,

@@ -12,8 +12,8 @@ from patcher._cli.output import print_table
 from patcher.calibrate import METHODS
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
-from patcher.model import Model, read_model
-from patcher.provenance import read_provenance
+from patcher.model.model import Model, read_model
+from patcher.model.provenance import read_provenance
 
 
 @click.command()

@@ -12,7 +12,7 @@ import click
 from patcher._cli.options import bake_option
 from patcher._cli.output import print_table, say
 from patcher.patch import Correction, Realignment, flat_corrections, patch_sha256, read_patch
-from patcher.report.masks import MASK_HEADER, layer_masks, mask_rows, masks_section, most_suppressed
+from patcher.report.harden.masks import MASK_HEADER, layer_masks, mask_rows, masks_section, most_suppressed
 
 if TYPE_CHECKING:
     from patcher.export.bake import Bake
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @bake_option
 def apply(model: str, patch: str, output: str, bake: Bake) -> int:
     """Bake PATCH into MODEL and prove that nothing else changed."""
-    from patcher import pipeline
+    from patcher.commands.apply import apply as run
 
-    pipeline.apply(model, patch, output=output, bake=bake)
+    run(model, patch, output=output, bake=bake)
     say(f"hardened model: {output}")
     return 0
 

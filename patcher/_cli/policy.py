@@ -10,7 +10,7 @@ import click
 from patcher._cli.output import say
 from patcher.errors import InputError
 from patcher.files import check_output, replace_file
-from patcher.policy import default_policy_text, read_policy
+from patcher.gate.policy import default_policy_text, read_policy
 
 
 @click.group()

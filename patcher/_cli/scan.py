@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from patcher import scanning
 from patcher._cli.options import data_options, preprocess_options
 from patcher._cli.output import print_table, progress_bar, say
-from patcher.data_free import MARGIN_HEADER, margin_rows, scan_without_data
+from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB
+from patcher.commands.scan_without_data import MARGIN_HEADER, margin_rows, scan_without_data
 from patcher.errors import InputError
 from patcher.report.report import Report
-from patcher.report.scan import TARGET_HEADER, target_rows
+from patcher.report.scan.document import TARGET_HEADER, target_rows
 
 _EXIT_CODES = {"clean": 0, "backdoor": 1, "suspicious": 2, "inconclusive": 2}
 
@@ -37,7 +37,7 @@ _EXIT_CODES = {"clean": 0, "backdoor": 1, "suspicious": 2, "inconclusive": 2}
     "--memory",
     "memory_mib",
     type=int,
-    default=scanning.DEFAULT_MEMORY_MIB,
+    default=DEFAULT_MEMORY_MIB,
     show_default=True,
     help="MiB for activations and gradients.",
 )
@@ -61,6 +61,8 @@ def scan(
     Exit codes: 0 no target stands out, 1 a backdoor was found, 2 could not decide (a target is
     suspicious, or there were too few classes or images).
     """
+    from patcher.commands.scan import scan as run
+
     if no_data == (clean_dir is not None):
         raise InputError("scan: one of --clean-dir and --no-data expected, found both or neither")
     folder = Path(report_dir) if report_dir is not None else Path(model).with_suffix(".scan")
@@ -70,7 +72,7 @@ def scan(
             kept = {name: given[name] for name in ("preprocess", "seed", "batch_size", "device")}
             ranked = scan_without_data(model, report_dir=folder, progress=progress, **kept)
             return _finish(ranked, Path(model), folder, MARGIN_HEADER, margin_rows, as_json, quiet)
-        result = scanning.scan(
+        result = run(
             model,
             clean_dir=clean_dir,
             report_dir=folder,

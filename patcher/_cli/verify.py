@@ -43,11 +43,11 @@ def verify(
     Exit code 0: every check passed, was skipped or is suppressed. 1: a check failed or could not be run.
     2: could not decide.
     """
-    from patcher.gate import verify as run
-    from patcher.report.check_rows import HEADER, check_rows
-    from patcher.report.checks_markdown import append_summary, render
+    from patcher.commands.verify import verify as run
     from patcher.report.folder import check_report_dir
-    from patcher.report.write_gate import write_gate_reports
+    from patcher.report.verify.files import write_gate_reports
+    from patcher.report.verify.markdown import append_summary, render
+    from patcher.report.verify.rows import HEADER, check_rows
 
     check_report_dir(report_dir)
     given = {name: value for name, value in options.items() if value is not None}

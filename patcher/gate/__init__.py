@@ -8,7 +8,6 @@ believed. A check that could not be run counts as failed. No torch: the gate run
 from __future__ import annotations
 
 from patcher.gate.check import CHECKS, Check
-from patcher.gate.residual import Picture
-from patcher.gate.verify import GateResult, verify
+from patcher.gate.triggers import Picture
 
-__all__ = ["CHECKS", "Check", "GateResult", "Picture", "verify"]
+__all__ = ["CHECKS", "Check", "Picture"]

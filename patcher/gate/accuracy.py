@@ -15,10 +15,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.clean_set import split
-from patcher.evaluation import share
+from patcher.data.clean_set import split
 from patcher.gate.check import Check, Interval, decided
 from patcher.gate.subject import Subject
+from patcher.measure.scores import share
 
 _Z = 1.959963984540054
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.evaluation import share
 from patcher.gate.check import Check, decided
 from patcher.gate.subject import FLAG, NotRunError, Subject
+from patcher.measure.scores import share
 
 
 def alarm_checks(subject: Subject) -> Iterator[Check]:

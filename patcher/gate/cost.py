@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from patcher.errors import PatcherError
 from patcher.gate.check import Check, decided
 from patcher.gate.subject import Subject
-from patcher.latency import paired_latency
-from patcher.model_file import write_model
+from patcher.measure.latency import paired_latency
+from patcher.model.file import write_model
 from patcher.runtime import one_line, runtime_errors
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def peak_memory(proto: onnx.ModelProto, input_name: str, batch: NDArray[Any]) ->
         model, feed = Path(folder) / "model.onnx", Path(folder) / "feed.npy"
         write_model(proto, model)
         np.save(feed, batch, allow_pickle=False)
-        command = [sys.executable, "-m", "patcher.peak_memory", str(model), str(feed), input_name]
+        command = [sys.executable, "-m", "patcher.measure.peak_memory", str(model), str(feed), input_name]
         finished = subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS_FOR_A_RUN)
     return int(json.loads(finished.stdout)["peak_bytes"])
 

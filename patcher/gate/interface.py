@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from patcher.errors import ParityError
-from patcher.export.parity import check_interface
+from patcher.export.parity.parity import check_interface
 from patcher.gate.check import Check, decided
 from patcher.gate.subject import Subject
 

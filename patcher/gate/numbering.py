@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from patcher.model_interface import real_inputs
+from patcher.model.interface import real_inputs
 
 Key = tuple[Any, ...]
 

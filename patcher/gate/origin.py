@@ -10,9 +10,9 @@ from patcher.export.bake import bake_patch, baked_form
 from patcher.gate.check import Check, decided
 from patcher.gate.structure import ALLOWED
 from patcher.gate.subject import Subject
-from patcher.model_file import model_sha256
+from patcher.model.file import model_sha256
+from patcher.model.provenance import Provenance
 from patcher.patch import patch_sha256
-from patcher.provenance import Provenance
 
 # What each method's patch may hold: a patch of any other content does not explain a changed graph.
 _CORRECTIONS = {

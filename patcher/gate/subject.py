@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.image_sources import Pixels
 from patcher.errors import InputError, UnsupportedGraphError
-from patcher.evaluation import Triggered, as_feed, predict, share
-from patcher.graph.inference import infer_types
-from patcher.image_sources import Pixels
-from patcher.model_check import check_structure
-from patcher.model_file import load_file, loadable
+from patcher.gate.policy import Policy
+from patcher.measure.scores import as_feed, predict, share
+from patcher.model.check import check_structure
+from patcher.model.file import load_file, loadable
+from patcher.model.inference import infer_types
+from patcher.model.provenance import Provenance, read_provenance
 from patcher.patch import Patch
-from patcher.policy import Policy
-from patcher.preparation import Prepared
-from patcher.provenance import Provenance, read_provenance
 from patcher.runtime import create_session, one_line, runtime_errors
 from patcher.settings import Settings
-from patcher.trigger import Trigger
+from patcher.steps.prepare import Prepared
+from patcher.triggers.trigger import Trigger
+from patcher.triggers.triggered import Triggered
 
 if TYPE_CHECKING:
     import onnx
@@ -145,7 +146,7 @@ class Subject:
 
     def feed(self, pixels: Pixels) -> NDArray[Any]:
         """Pixels as the models take them."""
-        from patcher.image_sources import as_float
+        from patcher.data.image_sources import as_float
 
         return as_feed(self.prepared.model, self.prepared.preprocess, as_float(pixels))
 

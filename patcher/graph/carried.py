@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 if TYPE_CHECKING:
-    from patcher.graph.preparation import Step
+    from patcher.graph.steps import Step
 
 # Operators that return the values of their first input in other places.
 _MOVING = frozenset(

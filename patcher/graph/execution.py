@@ -16,7 +16,7 @@ import torch
 
 from patcher.errors import PatcherError, UnsupportedGraphError
 from patcher.graph.host_values import HostArray, to_host, to_python, to_tensor
-from patcher.graph.preparation import Block, Step
+from patcher.graph.steps import Block, Step
 
 Value = torch.Tensor | HostArray
 

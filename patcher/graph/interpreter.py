@@ -29,7 +29,7 @@ from patcher.graph.preparation import prepare
 from patcher.graph.replay import Record, Recorder, Rewrite, apply_rewrite, replay
 
 if TYPE_CHECKING:
-    from patcher.model import Model
+    from patcher.model.model import Model
 
 # Records kept per graph: calibration uses few combinations of shape, fetch and rewrite.
 _RECORDS_KEPT = 32
@@ -39,7 +39,7 @@ class Graph:
     """An ONNX graph as a differentiable PyTorch computation.
 
     Args:
-        model: A model read by `patcher.model.read_model`, or an ONNX model with its weights inline.
+        model: A model read by `patcher.model.model.read_model`, or an ONNX model with its weights inline.
         device: Where to compute.
         channels_last: Keep images and convolution weights in channels-last memory order, which is
             faster for convolutions. Shapes and values are the same.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from patcher.graph.preparation import Step, depends_on
+from patcher.graph.preparation import depends_on
+from patcher.graph.steps import Step
 
 
 @dataclass(frozen=True, eq=False)

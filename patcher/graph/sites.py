@@ -20,7 +20,7 @@ from patcher.graph.channels import channel_axes
 from patcher.graph.flow import DataFlow, is_standard
 from patcher.graph.patterns import gated_activation, inner_tensors
 from patcher.graph.site import Site
-from patcher.model import Model
+from patcher.model.model import Model
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Residual streams: activation sites whose channels meet in sums, without a weight between them.
 
-Where such sites have one common bound a channel, folding it leaves nothing to pay (`patcher.export.fold`): the
+Where such sites have one common bound a channel, folding it leaves nothing to pay (`patcher.export.fold.fold`): the
 stream is stored in one scale from its first site to its last.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from patcher.graph.flow import DataFlow
 from patcher.graph.scales import scale_flow
 from patcher.graph.site import Site
-from patcher.model import Model
+from patcher.model.model import Model
 
 
 def residual_streams(model: Model, sites: Sequence[Site]) -> list[tuple[str, ...]]:

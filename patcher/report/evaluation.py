@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patcher.detection import Detection
-from patcher.evaluation import AttackScore
-from patcher.preparation import Prepared
-from patcher.report.model import model_section
+from patcher.measure.scores import AttackScore
 from patcher.report.report import Report
+from patcher.report.sections import model_section
+from patcher.steps.flags import Detection
+from patcher.steps.prepare import Prepared
 
 
 def evaluation_report(

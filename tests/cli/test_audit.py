@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patcher.report.suspects import contact_sheet
+from patcher.report.audit.files import contact_sheet
 
 
 def rows(folder):
@@ -74,7 +74,7 @@ def test_thresholds_out_of_range_are_refused(run, samples, tmp_path, flag):
 
 def test_a_sheet_of_many_labels_is_cut():
     from patcher.calibrate.findings import Findings, Suspect
-    from patcher.clean_set import CleanSet
+    from patcher.data.clean_set import CleanSet
 
     count = 50
     everything = np.arange(count)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import patcher
-from patcher.comparison import compare
+from patcher.commands.compare import compare
 from patcher.errors import InputError
 from tests.cli.conftest import Run
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from patcher.calibrate import unit
+from patcher.calibrate.unit import method as unit
 from tests.cli.conftest import Run
 from tests.tiny_models import build
 

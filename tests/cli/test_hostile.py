@@ -25,7 +25,7 @@ ADDRESS_SPACE = 8 * 2**30  # torch alone reserves several GiB of addresses; resi
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a sound model, images and a patch for it."""
-    from patcher.model import read_model
+    from patcher.model.model import read_model
     from patcher.patch import Patch, UpperBound, write_patch
 
     folder = tmp_path_factory.mktemp("good")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from patcher.trigger import read_triggers
+from patcher.triggers.trigger import read_triggers
 from tests.calibrate.scan.block_models import block_images, block_model
 from tests.cli.conftest import Run
 

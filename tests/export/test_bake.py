@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patcher import pipeline
+from patcher.commands import apply as command
 from patcher.errors import InputError, ParityError
 from patcher.export.apply import apply_patch
 from patcher.export.bake import Baked, bake_patch, baked_form, node_outputs
-from patcher.model import read_model
+from patcher.model.model import read_model
+from patcher.model.provenance import read_provenance
 from patcher.patch import Patch, UpperBound, WeightMask
-from patcher.provenance import read_provenance
-from tests.export.test_fold import chain, operators, per_channel
+from tests.export.fold.test_fold import chain, operators, per_channel
 from tests.tiny_models import images, residual_model
 
 
@@ -74,7 +74,7 @@ def test_an_unknown_form_is_refused():
 def test_apply_writes_the_folded_form(tmp_path):
     model = read_model(chain())
     patch = patch_for(model, "r1", "r2")
-    proto = pipeline.apply(chain(), patch, output=tmp_path / "out.onnx", bake="folded")
+    proto = command.apply(chain(), patch, output=tmp_path / "out.onnx", bake="folded")
     assert operators(proto)["Min"] == 0
     assert read_model(tmp_path / "out.onnx").proto == proto
 
@@ -86,7 +86,7 @@ def test_apply_writes_nothing_when_the_folded_form_answers_otherwise(tmp_path, m
     right = bake_patch(model, patch, "folded")
     other = bake_patch(model, patch_for(model, "r1", "r2", bound=per_channel(6, seed=5)), "folded")
     wrong = Baked(other.model, right.nodes, right.sites)
-    monkeypatch.setattr(pipeline, "bake_patch", lambda *_: wrong)
+    monkeypatch.setattr(command, "bake_patch", lambda *_: wrong)
     with pytest.raises(ParityError):
-        pipeline.apply(chain(), patch, output=tmp_path / "out.onnx", bake="folded")
+        command.apply(chain(), patch, output=tmp_path / "out.onnx", bake="folded")
     assert not (tmp_path / "out.onnx").exists()

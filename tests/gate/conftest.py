@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import patcher
-from patcher.gate import GateResult, verify
+from patcher.commands.verify import GateResult, verify
 
 
 @dataclass(frozen=True)

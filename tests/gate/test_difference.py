@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from patcher.export import apply_patch
 from patcher.gate.difference import Difference, compare_graphs
-from patcher.model import read_model
+from patcher.model.model import read_model
 from patcher.patch import Affine, Branch, BranchForm, Patch, Realignment, UpperBound, WeightMask, Weights
 from tests.tiny_models import residual_model
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from patcher.gate.accuracy import paired_interval
 from patcher.gate.probes import built_in_probes
-from patcher.gate.residual import _largest_flow
+from patcher.gate.triggers import _largest_flow
 
 SHAPES = st.tuples(st.sampled_from([1, 3, 4]), st.integers(4, 40), st.integers(4, 40))
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from patcher.errors import InputError, UnsupportedGraphError
 from patcher.graph.interpreter import Graph
-from patcher.model import read_model
+from patcher.model.model import read_model
 from tests.graph.oracle import assert_agrees, one_node, run_onnxruntime
 from tests.tiny_models import RESIDUAL_SHAPES, build, head, node, residual_nodes, weights_of, zoo, zoo_files
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from patcher.export import apply_patch
 from patcher.graph.interpreter import Graph
 from patcher.graph.sites import find_sites
-from patcher.model import read_model
+from patcher.model.model import read_model
 from patcher.patch import Patch, UpperBound
 from tests.graph.oracle import assert_agrees, assert_near, run_onnxruntime
 from tests.graph.random_graphs import classifiers

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto
 
 from patcher.graph.sites import find_sites
-from patcher.model import read_model
+from patcher.model.model import read_model
 from tests.tiny_models import (
     RESIDUAL_SHAPES,
     activation_model,

@@ -18,7 +18,7 @@ import pytest
 
 import patcher
 from patcher.runtime import create_session
-from patcher.trigger import Trigger, write_triggers
+from patcher.triggers.trigger import Trigger, write_triggers
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")

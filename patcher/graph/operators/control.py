@@ -18,7 +18,7 @@ from patcher.errors import UnsupportedGraphError
 from patcher.graph.operators.registry import operator
 
 if TYPE_CHECKING:
-    from patcher.graph.preparation import Block
+    from patcher.graph.steps import Block
 
 Run = Callable[["Block", Sequence[Any]], list[Any]]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from patcher.calibrate.classifier import Classifier
-from patcher.clean_set import CleanSet, split
-from patcher.model import read_model
-from patcher.preprocess import resolve_preprocess
+from patcher.data.clean_set import CleanSet, split
+from patcher.data.preprocess import resolve_preprocess
+from patcher.model.model import read_model
 from tests.calibrate.scan.block_models import block_images, block_model
 
 

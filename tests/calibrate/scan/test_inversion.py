@@ -7,7 +7,7 @@ import pytest
 from patcher.calibrate.scan.goal import Goal
 from patcher.calibrate.scan.inversion import Budget, invert
 from patcher.calibrate.scan.ranking import maximum_margins, noise
-from patcher.trigger import Trigger
+from patcher.triggers.trigger import Trigger
 from tests.calibrate.scan.block_models import BRIGHT, DARK
 
 BUDGET = Budget(steps=40)

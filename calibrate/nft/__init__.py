@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NFT: masks per channel. Options, the fit, the masks, MixUp."""

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bounds of all sites as functions of one parameter tensor a site, in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from patcher.calibrate.statistics import Moments
+from patcher.calibrate.unit.ties import shared_parameters
+
+
+class Bounds:
+    """The bounds of all sites as functions of one parameter tensor a site."""
+
+    def __init__(self, moments: Mapping[str, Moments], z: float) -> None:
+        self.mean = {name: found.mean.float() for name, found in moments.items()}
+        self.spread = {name: (z * found.std).float() for name, found in moments.items()}
+        self.log_scale = shared_parameters(moments)
+        self.rewrite: Mapping[str, Callable[[Tensor], Tensor]] = {name: self._apply(name) for name in self.mean}
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser moves: one tensor a site, or one a residual stream."""
+        return list({id(part): part for part in self.log_scale.values()}.values())
+
+    def bound(self, name: str) -> Tensor:
+        """``mean + z * std``, of the site's rank with a leading 1."""
+        return self.mean[name] + self.spread[name] * self.log_scale[name].exp()
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """The bound as it goes into the patch."""
+        return self.bound(name).detach().cpu().numpy()
+
+    def tightness(self, regularizer: str) -> Tensor:
+        """Sum over sites of the mean bound, relative to the start or absolute."""
+        if regularizer == "absolute":
+            return torch.stack([self.bound(name).mean() for name in self.mean]).sum()
+        return torch.stack([scale.exp().mean() for scale in self.log_scale.values()]).sum()
+
+    def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
+        return lambda value: _minimum(value, self.bound(name))
+
+
+def _minimum(value: Tensor, bound: Tensor) -> Tensor:
+    return cast("Tensor", _Minimum.apply(value, bound))  # type: ignore[no-untyped-call]
+
+
+class _Minimum(torch.autograd.Function):
+    """``min(value, bound)`` with a backward that is half as long as ``torch.minimum``'s.
+
+    Where both are equal the whole gradient goes to the bound.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(value, bound)
+        return torch.minimum(value, bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        value, bound = ctx.saved_tensors
+        passed = gradient * (value < bound)
+        return passed, (gradient - passed).sum_to_size(bound.shape)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parity: ONNX Runtime computes what was calibrated, or nothing is written.
+
+Two comparisons, each with graph optimisation disabled and at its full level, since users deploy the
+latter: the model with neutral corrections against the original (the surgery is faithful), and the
+hardened model against the calibrated torch graph (the patch is what was measured). A difference is
+measured against the largest absolute value of the reference, output by output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from patcher.errors import InputError, ParityError
+from patcher.model.file import loadable
+from patcher.model.model import Model
+from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, one_line, runtime_errors
+
+Array = NDArray[Any]
+Outputs = dict[str, Array]
+
+LEVELS: tuple[OptimizationLevel, ...] = ("disabled", "all")
+# Share of the output scale, by comparison and precision. Against the original the graphs differ by
+# identities only; against torch every kernel is another implementation, and half precision is
+# computed in float32 there.
+TOLERANCES = {
+    ("neutral", "single"): 1e-5,
+    ("patched", "single"): 1e-4,
+    ("neutral", "half"): 1e-2,
+    ("patched", "half"): 2e-2,
+}
+_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """One comparison of one output.
+
+    Attributes:
+        comparison: ``neutral`` (against the original) or ``patched`` (against the torch graph).
+        output: Name of the output.
+        level: Graph optimisation level.
+        max_difference: Largest absolute difference.
+        scale: Largest absolute value of the reference.
+        tolerance: Allowed share of the scale.
+    """
+
+    comparison: str
+    output: str
+    level: str
+    max_difference: float
+    scale: float
+    tolerance: float
+
+    @property
+    def relative(self) -> float:
+        """The difference as a share of the scale."""
+        return self.max_difference / self.scale
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is allowed; NaN is not."""
+        return self.relative <= self.tolerance
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What parity was proven on.
+
+    Attributes:
+        images: Number of images run.
+        checks: Every comparison.
+    """
+
+    images: int
+    checks: tuple[ParityCheck, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest difference as a share of its output's scale."""
+        return max((check.relative for check in self.checks), default=0.0)
+
+
+def check_parity(
+    original: Model,
+    hardened: onnx.ModelProto,
+    neutral: onnx.ModelProto,
+    inputs: Sequence[Array],
+    *,
+    expected: Mapping[str, Array] | None = None,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    threads: int | None = None,
+) -> ParityReport:
+    """Prove that the hardened model is the original plus the patch, in ONNX Runtime.
+
+    Args:
+        original: The model before.
+        hardened: The model with the patch.
+        neutral: The model with the neutral patch (:func:`patcher.export.neutral_patch`).
+        inputs: Batches as the model takes them: its layout, element type and preprocessing.
+        expected: The calibrated torch graph's outputs over all batches, ``(N, ...)`` by output name;
+            ``None`` skips that comparison.
+        providers: Execution providers.
+        threads: Threads within an operator.
+
+    Returns:
+        The differences, all within tolerance.
+
+    Raises:
+        ParityError: A difference is beyond its tolerance, or a model does not run.
+        InputError: There are no inputs, or a provider is not available.
+    """
+    if not sum(len(batch) for batch in inputs):
+        raise InputError("parity needs at least one image")
+    check_interface(original.proto, hardened)
+    checks: list[ParityCheck] = []
+    before: dict[str, Outputs] = {}
+    for level in LEVELS:
+        settings: dict[str, Any] = {"optimization": level, "providers": providers, "threads": threads}
+        before[level] = run_model(original.proto, original, inputs, **settings)
+        after = run_model(hardened, original, inputs, **settings)
+        checks += compare_outputs(
+            "neutral", level, run_model(neutral, original, inputs, **settings), before[level], original
+        )
+        if expected is not None:
+            checks += compare_outputs("patched", level, after, expected, original)
+    for check in checks:
+        if not check.passed:
+            raise ParityError(_message(check, before))
+    return ParityReport(sum(len(batch) for batch in inputs), tuple(checks))
+
+
+def check_interface(original: onnx.ModelProto, hardened: onnx.ModelProto) -> None:
+    """Check that a hardened model is a drop-in: same inputs, outputs first and in order, opset and IR version.
+
+    Raises:
+        ParityError: Something differs.
+    """
+    for part in ("input", "output"):
+        wanted, found = list(getattr(original.graph, part)), list(getattr(hardened.graph, part))
+        if found[: len(wanted)] != wanted or (part == "input" and len(found) != len(wanted)):
+            names = [value.name for value in wanted], [value.name for value in found]
+            raise ParityError(f"{part}s of the patched model differ: expected {names[0]}, found {names[1]}")
+    if hardened.ir_version != original.ir_version or list(hardened.opset_import) != list(original.opset_import):
+        raise ParityError("the patched model has another IR version or opset than the original")
+
+
+def run_model(
+    proto: onnx.ModelProto,
+    model: Model,
+    inputs: Sequence[Array],
+    *,
+    optimization: OptimizationLevel = "all",
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    threads: int | None = None,
+) -> Outputs:
+    """Run a model, original or hardened, over batches of any size.
+
+    A batch size that the model fixes is kept: batches are cut, the last is filled up and cut off again.
+
+    Returns:
+        Every output over all images, by name.
+
+    Raises:
+        ParityError: ONNX Runtime does not load or run the model.
+    """
+    try:
+        with loadable(proto) as source:
+            session = create_session(source, providers=providers, optimization=optimization, threads=threads)
+        names = [output.name for output in session.get_outputs()]
+        parts: list[list[Array]] = [[] for _ in names]
+        for batch, count in _batches(inputs, model.batch):
+            for part, value in zip(parts, session.run(names, {model.input.name: batch}), strict=True):
+                part.append(value[:count] if value.ndim else value[None])
+    except runtime_errors() as error:
+        raise ParityError(f"ONNX Runtime does not run the model ({optimization}): {one_line(error)}") from error
+    return {name: np.concatenate(part) for name, part in zip(names, parts, strict=True)}
+
+
+def _batches(inputs: Sequence[Array], fixed: int | None) -> Iterator[tuple[Array, int]]:
+    """Batches of the size the model takes, with the number of real images in each."""
+    for batch in inputs:
+        step = fixed or max(len(batch), 1)
+        for start in range(0, len(batch), step):
+            part = batch[start : start + step]
+            missing = step - len(part) if fixed else 0
+            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            yield np.ascontiguousarray(filled), len(part)
+
+
+def compare_outputs(
+    comparison: str, level: str, found: Outputs, reference: Mapping[str, Array], model: Model
+) -> Iterator[ParityCheck]:
+    """Compare outputs by name with a reference; exact for what is no float.
+
+    Raises:
+        ParityError: An output is missing or has another shape.
+    """
+    half = any(elem_type in _HALF for elem_type in model.elem_types.values())
+    for name, wanted in reference.items():
+        if name not in found:
+            raise ParityError(f"output {name!r} is missing from the patched model")
+        value = found[name]
+        if value.shape != wanted.shape:
+            raise ParityError(f"output {name!r} has shape {value.shape}, expected {wanted.shape} ({comparison})")
+        if value.size:
+            exact = not np.issubdtype(value.dtype, np.floating)
+            tolerance = 0.0 if exact else TOLERANCES[comparison, "half" if half else "single"]
+            yield _difference(ParityCheck(comparison, name, level, 0.0, 1.0, tolerance), value, wanted)
+
+
+def _difference(check: ParityCheck, value: Array, wanted: Array) -> ParityCheck:
+    left, right = value.astype(np.float64), wanted.astype(np.float64)
+    # Equal infinities differ by nothing: minus infinity as the score of a masked class is legitimate.
+    unequal = left != right
+    difference = np.abs(np.subtract(left, right, where=unequal, out=np.zeros_like(left)))
+    finite = np.abs(right[np.isfinite(right)])
+    scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    return replace(check, max_difference=float(difference.max()), scale=scale)
+
+
+def _message(check: ParityCheck, before: Mapping[str, Outputs]) -> str:
+    against = "the original with neutral corrections" if check.comparison == "neutral" else "the calibrated torch graph"
+    text = (
+        f"output {check.output!r} differs from {against} by {check.max_difference:.3g} at a scale of {check.scale:.3g} "
+        f"(allowed {check.tolerance:.0e} of it) with graph optimisation {check.level!r}"
+    )
+    drift = _optimizer_drift(check.output, before)
+    if check.level == "all" and drift > check.tolerance:
+        # onnxruntime 1.31.1 fuses a zero Pad into MaxPool, which pads with minus infinity.
+        text += (
+            f"; the original itself changes by {drift:.3g} of the scale between the two levels: ONNX Runtime's "
+            "optimiser alters this model (known: a zero Pad before MaxPool); another onnxruntime may not"
+        )
+    return text
+
+
+def _optimizer_drift(output: str, before: Mapping[str, Outputs]) -> float:
+    """How far the original moves between the two levels, as a share of the output scale."""
+    if any(output not in before.get(level, {}) for level in LEVELS):
+        return 0.0
+    plain, optimized = (before[level][output].astype(np.float64) for level in LEVELS)
+    scale = float(np.abs(plain).max()) or 1.0
+    return float(np.abs(plain - optimized).max()) / scale

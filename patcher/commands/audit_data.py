@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the poisoned images of a training set: `patcher audit-data` as a function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patcher.calibrate import METHODS
+from patcher.calibrate.audit.audit import audit, findings_of
+from patcher.calibrate.audit.options import AuditOptions
+from patcher.calibrate.classifier import Classifier, choose_device
+from patcher.calibrate.findings import Findings
+from patcher.data.preprocess import resolve_preprocess
+from patcher.errors import InputError
+from patcher.files import Source, replace_file
+from patcher.graph.weight_channels import find_layers
+from patcher.model.model import read_model
+from patcher.progress import Progress, no_progress
+from patcher.report.audit.files import write_suspects
+from patcher.report.folder import check_report_dir, make_folder
+from patcher.report.report import Report
+from patcher.report.sections import model_section
+from patcher.settings import Settings, split_options
+from patcher.steps.fit import sites_for
+from patcher.steps.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What `audit_data` found.
+
+    Attributes:
+        report: What was measured; its verdict is ``clean`` or ``suspicious``.
+        findings: The suspects, and every label with a second group of images.
+    """
+
+    report: Report
+    findings: Findings
+
+
+def audit_data(
+    model: Source | bytes | onnx.ModelProto,
+    *,
+    train_dir: Source,
+    report_dir: Source | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> AuditResult:
+    """Look for poisoned images in the training set of a model; nothing is changed.
+
+    Args:
+        model: Path, bytes or ``ModelProto`` of the model that was trained on it.
+        train_dir: The training set with the labels it was trained on.
+        report_dir: Folder for ``suspects.csv``, ``suspects.png`` and ``audit.json``.
+        preprocess: Keyword arguments of `resolve_preprocess`.
+        progress: Told of each step.
+        options: Fields of `Settings` and of `AuditOptions`.
+
+    Raises:
+        InputError: A file, folder or option cannot be used, or the model is not accurate on the images.
+        NotApplicableError: The model has no neurons to look at.
+        UnsupportedGraphError: The model holds something that cannot be run faithfully.
+    """
+    started = time.perf_counter()
+    check_report_dir(report_dir)
+    settings, own = split_options(options)
+    if unknown := set(own) - {part.name for part in fields(AuditOptions)}:
+        raise InputError(f"audit-data: unknown options {', '.join(sorted(unknown))}")
+    audit_options = AuditOptions(**own)
+    read = read_model(model)
+    sites = sites_for(read, METHODS["none"])
+    prepared = prepare(read, train_dir, resolve_preprocess(read, **(preprocess or {})), settings)
+    training_set = prepared.clean_set
+    classifier = Classifier(read, prepared.preprocess, device=choose_device(settings.device))
+    verdict = audit(
+        classifier,
+        find_layers(read, sites),
+        training_set,
+        training_set.everything,
+        audit_options,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress=progress or no_progress,
+        description="audit: read activations",
+    )
+    findings = findings_of(verdict)
+    report = _report(prepared, settings, audit_options, findings, time.perf_counter() - started)
+    if report_dir is not None:
+        make_folder(Path(report_dir))
+        write_suspects(Path(report_dir), findings, training_set)
+        replace_file(Path(report_dir) / "audit.json", report.to_json().encode())
+    return AuditResult(report, findings)
+
+
+def _report(
+    prepared: Prepared, settings: Settings, options: AuditOptions, findings: Findings, seconds: float
+) -> Report:
+    names, count = prepared.clean_set.class_names, len(findings.suspects)
+    labels = sorted({found.label for found in findings.suspects})
+    reasons = tuple(
+        f"{sum(found.label == label for found in findings.suspects)} images labelled {names[label]!r} are suspected"
+        for label in labels
+    )
+    sections = {
+        "model": model_section(prepared.model),
+        "preprocess": prepared.preprocess.as_json(),
+        "training_set": {"images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
+        "accuracy": prepared.accuracy.as_json(),
+        "options": {"seed": settings.seed, **asdict(options)},
+        "suspects": count,
+        "labels": [{"name": names[group.label], **group.as_json()} for group in findings.groups],
+    }
+    return Report("audit-data", "suspicious" if count else "clean", reasons, sections, {"audit_s": seconds})

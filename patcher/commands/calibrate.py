@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fit a patch without applying it: `patcher calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from patcher.calibrate import Calibration
+from patcher.data.preprocess import resolve_preprocess
+from patcher.files import Source, check_output
+from patcher.model.model import read_model
+from patcher.patch import Patch, write_patch
+from patcher.progress import Progress
+from patcher.steps.fit import choose_method, fit_patch
+from patcher.steps.training_data import remove_checkpoint, with_checkpoint
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def calibrate(
+    model: Source | bytes | onnx.ModelProto,
+    *,
+    clean_dir: Source | None = None,
+    method: str = "unit",
+    output: Source | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[Patch, Calibration]:
+    """Fit a patch without applying it; arguments and errors as `harden`.
+
+    Args:
+        model: Path, bytes or ``ModelProto``.
+        clean_dir: Clean images; may be left out where a training set is given.
+        method: Name of a method.
+        output: Where to write the patch, ``.safetensors``.
+        preprocess: Keyword arguments of `resolve_preprocess`.
+        progress: Told of each step.
+        options: Fields of `Settings` and of the method's ``Options``.
+
+    Returns:
+        The patch and the method's findings; ``calibration.satisfied`` says whether accuracy held.
+    """
+    check_output(output, model)
+    read = read_model(model)
+    resolved = resolve_preprocess(read, **(preprocess or {}))
+    options = with_checkpoint(choose_method(method), output, options)
+    fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
+    if output is not None and fitted.calibration.satisfied:
+        write_patch(fitted.patch, output)
+    remove_checkpoint(options)
+    return fitted.patch, fitted.calibration

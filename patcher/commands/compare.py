@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several methods on one model, side by side; the best one under the accuracy condition is written.
+
+The best is the one with the lowest attack success among those whose report passes, on the user's triggered
+images; equal ones go by held-out accuracy. Without triggered images nothing here measures what is left of a
+backdoor: then it is the first method, in the order given, that passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from patcher.commands.harden import HardenResult, harden
+from patcher.errors import InputError, NotApplicableError
+from patcher.files import Source, check_output, replace_file
+from patcher.progress import Progress
+from patcher.report.folder import check_report_dir, make_folder
+from patcher.report.harden.rows import before_after
+from patcher.report.table import table
+from patcher.settings import Settings
+from patcher.steps.fit import choose_method
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        results: By method, in the order given.
+        failures: Methods that could not be applied, with the reason.
+        best: Name of the method to use; ``None`` where none passed.
+        reason: Why that one.
+    """
+
+    results: Mapping[str, HardenResult]
+    failures: Mapping[str, str]
+    best: str | None
+    reason: str
+
+    def header(self) -> tuple[str, ...]:
+        """Column titles of `rows`."""
+        return ("", "before", *(f"{name} (best)" if name == self.best else name for name in self.results))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row a quantity, one column a method."""
+        columns = [before_after(result.report.as_json()) for result in self.results.values()]
+        before = {name: value for column in columns for name, value, _ in column}
+        after = [{name: value for name, _, value in column} for column in columns]
+        rows = [("verdict", "", *(result.report.verdict for result in self.results.values()))]
+        return rows + [(name, value, *(column.get(name, "") for column in after)) for name, value in before.items()]
+
+
+def compare(
+    model: Source,
+    *,
+    clean_dir: Source,
+    methods: Sequence[str],
+    output: Source | None = None,
+    report_dir: Source | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """Harden with each method, put the results side by side, write the best.
+
+    Args:
+        model: Path of an ONNX image classifier.
+        clean_dir: Clean images; see `patcher.data.clean_set`.
+        methods: Names of methods, at least two.
+        output: Where to write the best model; nothing is written there when no method passes.
+        report_dir: Where to write ``comparison.md`` and a report folder for each method.
+        progress: Told of each step.
+        options: Further arguments of `patcher.harden`; an option goes to every method that has it.
+
+    Raises:
+        InputError: A file, folder or option cannot be used.
+        NotApplicableError: The model has no site for any of the methods.
+        PatcherError: As `patcher.harden`.
+    """
+    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+        raise InputError(f"--method: two or more different methods expected, found {', '.join(methods) or 'none'}")
+    check_output(output, model)
+    check_report_dir(report_dir)
+    own = {name: _options_of(name, options) for name in methods}
+    if report_dir is not None:
+        make_folder(Path(report_dir))
+    results: dict[str, HardenResult] = {}
+    failures: dict[str, str] = {}
+    for name in methods:
+        folder = Path(report_dir) / name if report_dir is not None else None
+        try:
+            results[name] = harden(
+                model, clean_dir=clean_dir, method=name, report_dir=folder, progress=progress, **own[name]
+            )
+        except NotApplicableError as error:
+            failures[name] = str(error)
+    if not results:
+        raise NotApplicableError("; ".join(failures.values()))
+    best, reason = _best(results)
+    comparison = Comparison(results, failures, best, reason)
+    if report_dir is not None:
+        lines = ["# patcher compare", "", *table(comparison.header(), comparison.rows()), "", reason]
+        lines += [f"\n{name}: {why}" for name, why in failures.items()]
+        replace_file(Path(report_dir) / "comparison.md", ("\n".join(lines) + "\n").encode())
+    if best is not None and output is not None:
+        results[best].save(output)
+    return comparison
+
+
+_HARDEN = ("triggered", "target", "preprocess", "bake")
+
+
+def _options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the options a method takes."""
+    known = {part.name for part in fields(Settings)} | set(_HARDEN)
+    known |= {part.name for part in fields(choose_method(method).load().Options)}
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _best(results: Mapping[str, HardenResult]) -> tuple[str | None, str]:
+    documents = {name: result.report.as_json() for name, result in results.items()}
+    passed = [name for name, document in documents.items() if document["verdict"] == "pass"]
+    if not passed:
+        return None, "no method met the accuracy condition; nothing was written under the output's name"
+    if not all("attack" in documents[name]["after"] for name in passed):
+        return passed[0], f"{passed[0]}: the first that met the accuracy condition; give --triggered to compare attacks"
+
+    def quality(name: str) -> tuple[float, float]:
+        after = documents[name]["after"]
+        return after["attack"]["ASR"]["value"], -(after["held_out"]["value"] or 0.0)
+
+    best = min(passed, key=quality)
+    return best, f"{best}: the lowest attack success among those that met the accuracy condition"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python API: each command as a function. No printing, no exits.
+
+import patcher
+
+result = patcher.harden("model.onnx", clean_dir="data/", method="unit")
+result.report.verdict      # "pass" or "fail"
+result.save("model.hardened.onnx")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patcher.calibrate import Calibration
+from patcher.commands.apply import save_hardened
+from patcher.data.preprocess import resolve_preprocess
+from patcher.export import apply_guard
+from patcher.export.bake import Bake, bake_patch
+from patcher.files import Source, check_output
+from patcher.model.model import Model, read_model
+from patcher.patch import Patch
+from patcher.progress import Progress
+from patcher.report.folder import check_report_dir
+from patcher.report.harden.document import hardening_report
+from patcher.report.harden.files import write_reports
+from patcher.report.report import Report
+from patcher.steps.before_after import measure
+from patcher.steps.fit import choose_method, fit_patch
+from patcher.steps.prove import prove
+from patcher.steps.training_data import remove_checkpoint, with_checkpoint
+from patcher.triggers.triggered import Target, read_triggered
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class HardenResult:
+    """What `harden` made.
+
+    Attributes:
+        report: What was measured, verdict first.
+        patch: The corrections.
+        model: The hardened model, weights inline.
+        calibration: The method's own findings.
+        output: Where the model was written; ``None`` when none was asked for or a condition failed.
+        guard: The second file of ``--branch two-files``, else ``None``.
+        source: The model as it came.
+    """
+
+    report: Report
+    patch: Patch
+    model: onnx.ModelProto
+    calibration: Calibration
+    output: Path | None = None
+    guard: onnx.ModelProto | None = None
+    source: Model | None = None
+
+    def save(self, path: Source) -> None:
+        """Write the hardened model to `path`, whole or not at all; its guard beside it as ``<stem>.guard.onnx``.
+
+        A model that nothing was changed in is copied byte for byte.
+
+        Raises:
+            InputError: The folder is missing or the file system refuses.
+        """
+        save_hardened(self.source, self.patch, self.model, self.guard, path)
+
+
+def harden(
+    model: Source | bytes | onnx.ModelProto,
+    *,
+    clean_dir: Source | None = None,
+    method: str = "unit",
+    output: Source | None = None,
+    report_dir: Source | None = None,
+    triggered: Source | None = None,
+    target: Target | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    bake: Bake = "nodes",
+    **options: Any,
+) -> HardenResult:
+    """Calibrate, apply, prove parity, measure, and write.
+
+    Args:
+        model: Path, bytes or ``ModelProto`` of an ONNX image classifier.
+        clean_dir: Clean images; see `patcher.data.clean_set`. May be left out where a training set is given.
+        method: Name of a method.
+        output: Where to write the hardened model; nothing is written there when a condition fails.
+        report_dir: Where to write reports, pictures and the patch.
+        triggered: ``.npz`` of triggered images; only scored, before and after.
+        target: The attacker's class for `triggered`.
+        preprocess: Keyword arguments of `patcher.data.preprocess.resolve_preprocess`.
+        progress: Told of each step.
+        bake: ``nodes``, ``folded`` or ``auto``; see `patcher.export.bake`.
+        options: Fields of `patcher.settings.Settings` and of the method's ``Options``.
+
+    Returns:
+        The result; ``result.report.verdict`` says whether every condition was met.
+
+    Raises:
+        InputError: A file, folder or option cannot be used.
+        UnsupportedGraphError: The graph cannot be run or edited faithfully.
+        NotApplicableError: The model has no site for the method.
+        CalibrationError: Calibration could not produce a patch.
+        ParityError: ONNX Runtime does not compute what was calibrated; nothing was written.
+    """
+    started = time.perf_counter()
+    check_output(output, model)
+    check_report_dir(report_dir)
+    read = read_model(model)
+    resolved = resolve_preprocess(read, **(preprocess or {}))
+    attack = read_triggered(triggered, resolved, target) if triggered is not None else None
+    options = with_checkpoint(choose_method(method), output, options)
+    fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
+    calibrated = time.perf_counter()
+    baked, guard = bake_patch(read, fitted.patch, bake), apply_guard(read, fitted.patch)
+    hardened = baked.model
+    parity = prove(fitted, hardened, guard)
+    measured = measure(fitted.prepared, hardened, attack, fitted.settings, guard=guard)
+    seconds = {"calibrate_s": calibrated - started, "export_and_measure_s": time.perf_counter() - calibrated}
+    report = hardening_report(fitted, hardened, parity, measured, seconds, baked)
+    passed = report.verdict == "pass"
+    if report_dir is not None:
+        write_reports(report, Path(report_dir), fitted)
+    result = HardenResult(report, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
+    if output is not None and passed:
+        result.save(output)
+        result = replace(result, output=Path(output))
+    remove_checkpoint(options)
+    return result

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``scan`` as a function: is there a backdoor, to which class, and what does its trigger look like?
+
+import patcher
+
+result = patcher.scan("model.onnx", clean_dir="data/")
+result.level       # "clean", "backdoor", "suspicious" or "inconclusive"
+result.triggers    # for BNA, NFT and the gate
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patcher.calibrate.classifier import Classifier, choose_device
+from patcher.calibrate.scan.figures import Findings
+from patcher.calibrate.scan.model_verdict import Decision, decide
+from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB, Options
+from patcher.calibrate.scan.stages import search
+from patcher.calibrate.scan.target_verdict import Level, Thresholds
+from patcher.data.preprocess import resolve_preprocess
+from patcher.errors import InputError
+from patcher.files import Source
+from patcher.model.model import Model, read_model
+from patcher.progress import Progress, no_progress
+from patcher.report.folder import check_report_dir
+from patcher.report.report import Report
+from patcher.report.scan.document import scan_report
+from patcher.report.scan.files import write_scan
+from patcher.settings import Settings, split_options
+from patcher.steps.prepare import prepare
+from patcher.triggers.trigger import Trigger
+
+if TYPE_CHECKING:
+    import onnx
+
+# A value, its gradient, and what a convolution keeps beside them.
+_COPIES = 3
+_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The outcome of a scan.
+
+    Attributes:
+        report: Figures and verdicts, as written to ``scan.json``.
+        decision: Verdicts.
+        findings: Figures.
+    """
+
+    report: Report
+    decision: Decision
+    findings: Findings
+
+    @property
+    def level(self) -> Level:
+        """The verdict on the model."""
+        return self.decision.level
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """Triggers of the flagged targets."""
+        return self.decision.triggers
+
+
+def scan(
+    model: Source | bytes | onnx.ModelProto,
+    *,
+    clean_dir: Source,
+    report_dir: Source | None = None,
+    memory_mib: int = DEFAULT_MEMORY_MIB,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ScanResult:
+    """Search a model for a backdoor.
+
+    Args:
+        model: Path, bytes or ``ModelProto``.
+        clean_dir: Clean labelled images.
+        report_dir: Folder for ``scan.json``, ``scan.md``, the pictures and ``triggers.npz``.
+        memory_mib: Memory for activations and gradients; lowers the batch size where needed.
+        preprocess: Keyword arguments of `resolve_preprocess`.
+        progress: Told of each step.
+        options: Fields of `Settings`, of `Options` and of `Thresholds`.
+
+    Raises:
+        InputError: A file, folder or option cannot be used, or the model is not accurate on the images.
+        UnsupportedGraphError: The model holds something that cannot be run faithfully.
+    """
+    started = time.perf_counter()
+    check_report_dir(report_dir)
+    settings, scan_options, thresholds = _read_options(options)
+    read = read_model(model)
+    resolved = resolve_preprocess(read, **(preprocess or {}))
+    prepared = prepare(read, clean_dir, resolved, settings)
+    classifier = Classifier(read, resolved, device=choose_device(settings.device))
+    size = fitting_batch(read, memory_mib, settings.batch_size)
+    findings = search(
+        classifier,
+        prepared.clean_set,
+        prepared.predicted,
+        scan_options,
+        thresholds,
+        seed=settings.seed,
+        batch_size=size,
+        progress=progress or no_progress,
+    )
+    decision = decide(findings, thresholds, prepared.clean_set.class_names)
+    ran = {"seed": settings.seed, **asdict(scan_options), "thresholds": asdict(thresholds)}
+    report = scan_report(prepared, findings, decision, ran, {"scan_s": time.perf_counter() - started})
+    if report_dir is not None:
+        write_scan(report, Path(report_dir), prepared, findings, decision)
+    return ScanResult(report, decision, findings)
+
+
+def fitting_batch(model: Model, memory_mib: int, batch_size: int) -> int:
+    """The largest batch, `batch_size` at most, whose activations and gradients fit the memory.
+
+    Raises:
+        InputError: Not even one image fits.
+    """
+    shapes = [shape[1:] for shape in model.shapes.values() if len(shape) > 1 and None not in shape[1:]]
+    per_image = _COPIES * _BYTES * sum(math.prod(int(length or 0) for length in shape) for shape in shapes)
+    fits = batch_size if not per_image else memory_mib * 2**20 // per_image
+    if fits < 1:
+        needed = math.ceil(per_image / 2**20)
+        raise InputError(f"--memory: at least {needed} MiB needed for one image, found {memory_mib}")
+    return min(batch_size, fits)
+
+
+def _read_options(options: Mapping[str, Any]) -> tuple[Settings, Options, Thresholds]:
+    settings, rest = split_options(options)
+    taken = [{part.name for part in fields(kind)} for kind in (Options, Thresholds)]
+    if unknown := set(rest) - taken[0] - taken[1]:
+        raise InputError(f"scan: unknown options {', '.join(sorted(unknown))}")
+    own, limits = ({name: value for name, value in rest.items() if name in names} for names in taken)
+    return settings, Options(**own), Thresholds(**limits)

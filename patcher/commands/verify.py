@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare a hardened model with its original, check by check, and judge it by a policy."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patcher.data.preprocess import resolve_preprocess
+from patcher.errors import InputError
+from patcher.files import Source
+from patcher.gate.check import CHECKS, Check
+from patcher.gate.policy import Policy, read_policy
+from patcher.gate.policy_outcome import apply_policy
+from patcher.gate.run_checks import run_checks
+from patcher.gate.subject import Given, examine, read_hardened
+from patcher.gate.triggers import Picture
+from patcher.model.model import Model, read_model
+from patcher.patch import read_patch
+from patcher.progress import Progress, no_progress
+from patcher.report.report import Report
+from patcher.report.verify.document import gate_report
+from patcher.settings import split_options
+from patcher.steps.prepare import Prepared, prepare
+from patcher.triggers.trigger import Trigger, read_triggers
+from patcher.triggers.triggered import Target, Triggered, read_triggered
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What `verify` found.
+
+    Attributes:
+        report: Every check, verdict first.
+        checks: The checks in order.
+        pictures: Pictures with the worst probe and the given triggers.
+        class_names: In class order.
+    """
+
+    report: Report
+    checks: tuple[Check, ...]
+    pictures: tuple[Picture, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model may ship."""
+        return not any(check.failed for check in self.checks)
+
+
+def verify(
+    original: Source,
+    hardened: Source,
+    *,
+    clean_dir: Source,
+    policy: Source | Policy | None = None,
+    patch: Source | None = None,
+    triggers: Source | None = None,
+    triggered: Source | None = None,
+    target: Target | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    today: datetime.date | None = None,
+    **options: Any,
+) -> GateResult:
+    """Decide whether a hardened model may ship.
+
+    Args:
+        original: Path of the model before.
+        hardened: Path of the model after.
+        clean_dir: Clean labelled images; see `patcher.data.clean_set`.
+        policy: Policy file, or the policy itself; ``None`` for the defaults.
+        patch: The patch file that made the hardened model.
+        triggers: Triggers that a scan estimated (``.npz``).
+        triggered: Triggered images with their true labels (``.npz``).
+        target: The attacker's class for `triggered`.
+        preprocess: Keyword arguments of `patcher.data.preprocess.resolve_preprocess`.
+        progress: Told of each check.
+        today: The day on which suppressions are judged.
+        options: Fields of `patcher.settings.Settings`.
+
+    Returns:
+        The checks and the report; ``result.passed`` says whether the policy is met.
+
+    Raises:
+        InputError: A file, folder or option cannot be used.
+        UnsupportedGraphError: The original cannot be read faithfully.
+    """
+    started = time.perf_counter()
+    settings, unknown = split_options(options)
+    if unknown:
+        raise InputError(f"verify: unknown options {', '.join(sorted(unknown))}")
+    rules = policy if isinstance(policy, Policy) else read_policy(policy, tuple(CHECKS))
+    found_patch = read_patch(patch) if patch is not None else None
+    after = read_hardened(Path(hardened), settings)
+    model = read_model(Path(original))
+    resolved = resolve_preprocess(model, **(preprocess or {}))
+    attack = read_triggered(triggered, resolved, target) if triggered is not None else None
+    prepared = prepare(model, clean_dir, resolved, settings)
+    scanned = read_triggers(triggers) if triggers is not None else ()
+    _check_fit(scanned, attack, prepared, model)
+    given = Given(found_patch, scanned, attack)
+    subject = examine(prepared, after, given, rules, settings)
+    found, pictures = run_checks(subject, progress or no_progress)
+    checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
+    report = gate_report(subject, checks, time.perf_counter() - started)
+    return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
+
+
+def _check_fit(triggers: tuple[Trigger, ...], attack: Triggered | None, prepared: Prepared, model: Model) -> None:
+    """Refuse triggers of another size or of classes that the model does not have."""
+    shape = prepared.clean_set.pixels.shape[1:]
+    for trigger in triggers:
+        if trigger.pattern.shape != shape:
+            raise InputError(f"--triggers: pictures of shape {shape} expected, found {trigger.pattern.shape}")
+        if not 0 <= trigger.target < model.num_classes:
+            raise InputError(f"--triggers: a class from 0 to {model.num_classes - 1} expected, found {trigger.target}")
+    if attack is not None and attack.pixels.shape[1:] != shape:
+        raise InputError(f"--triggered: pictures of shape {shape} expected, found {attack.pixels.shape[1:]}")
+    if attack is not None and isinstance(attack.target, int) and not 0 <= attack.target < model.num_classes:
+        raise InputError(f"--target: a class from 0 to {model.num_classes - 1} expected, found {attack.target}")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clean set: the few labelled images the user trusts, and their split.
+
+Read from an ImageFolder (``class/xxx.png``, class index = place in the sorted folder names, as in
+torchvision), a flat folder (labels are then the model's own answers), an ``.npz`` with ``images`` and
+``labels``, or ``module:function`` returning an ONNX Runtime ``CalibrationDataReader``.
+
+The split is 80/20, class-balanced and seeded. Corrections are fitted on *fit*; whether accuracy held
+is always decided on *held-out*.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
+from patcher.data.preprocess import Preprocess
+from patcher.errors import InputError
+from patcher.model.model import Model
+
+HELD_OUT_SHARE = 0.2
+Indices = NDArray[np.int64]
+Labeller = Callable[[Pixels], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class CleanSet:
+    """Images, labels and the fixed split.
+
+    Attributes:
+        pixels: ``(N, C, H, W)`` RGB before normalisation: uint8 as read from pictures, or float32 in
+            [0, 1]; `images` gives float32 either way.
+        labels: int64 ``(N,)``.
+        class_names: One name a class of the model, in class order.
+        fit: Indices of the images that corrections are fitted on.
+        held_out: Indices of the images that decide; empty when no class has two images.
+        sha256: Hash of what was read: names, labels and file contents.
+        pseudo_labels: Whether the labels are the model's own answers.
+        files: Path of each image below its folder; empty where the source has none.
+    """
+
+    pixels: Pixels
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    fit: Indices
+    held_out: Indices
+    sha256: str
+    pseudo_labels: bool = False
+    files: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def everything(self) -> Indices:
+        """Indices of all images."""
+        return np.arange(len(self))
+
+    def images(self, indices: Indices | slice = slice(None)) -> NDArray[np.float32]:
+        """Float32 pixels in [0, 1], ``(n, C, H, W)``."""
+        return as_float(self.pixels[indices])
+
+    def batches(self, indices: Indices, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Images and labels at `indices`, in order, at most `size` at a time."""
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
+            yield self.images(chosen), self.labels[chosen]
+
+
+def read_clean_set(
+    source: str | os.PathLike[str],
+    model: Model,
+    preprocess: Preprocess,
+    *,
+    seed: int = 0,
+    classes_file: str | os.PathLike[str] | None = None,
+    limit_per_class: int | None = None,
+    labeller: Labeller | None = None,
+) -> CleanSet:
+    """Read clean images and split them.
+
+    Args:
+        source: Folder, ``.npz`` file, or ``module:function`` of a CalibrationDataReader.
+        model: The classifier; its classes and input size are checked against the images.
+        preprocess: How pictures are resized.
+        seed: Of the split, and of the choice under `limit_per_class`.
+        classes_file: One class name a line, in the model's class order.
+        limit_per_class: Take at most so many images a class.
+        labeller: Gives labels ``(N,)`` for pixels ``(N, C, H, W)``; needed for sources without labels.
+
+    Raises:
+        InputError: Nothing usable was found, or it does not fit the model.
+    """
+    pictures = _read(str(source), model, preprocess, classes_file)
+    _check_size(pictures.pixels, model, source)
+    labels, pseudo = pictures.labels, False
+    if labels is None:
+        if labeller is None:
+            raise InputError(
+                f"{source}: no class folders found; sort the images into one folder a class, or --pseudo-labels"
+            )
+        labels, pseudo = labeller(pictures.pixels), True
+    _check_labels(labels, model, source)
+    names = pictures.class_names or tuple(str(index) for index in range(model.num_classes))
+    everything = np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    chosen = everything if limit_per_class is None else _limit(labels, limit_per_class, rng)
+    clean_set = CleanSet(
+        pixels=pictures.pixels[chosen] if len(chosen) < len(labels) else pictures.pixels,
+        labels=labels[chosen],
+        class_names=names,
+        fit=everything[:0],
+        held_out=everything[:0],
+        sha256=_chosen_sha256(pictures.sha256, chosen, len(labels)),
+        pseudo_labels=pseudo,
+        files=tuple(pictures.files[index] for index in chosen) if pictures.files else (),
+    )
+    fit, held_out = split(clean_set.labels, rng)
+    return replace(clean_set, fit=fit, held_out=held_out)
+
+
+def split(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Split 80/20 within each class; a class with one image gives it to *fit*.
+
+    Returns:
+        Sorted int64 indices of *fit* and *held-out*.
+    """
+    fit: list[Indices] = []
+    held_out: list[Indices] = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(HELD_OUT_SHARE * len(members))) if len(members) > 1 else 0
+        held_out.append(members[:count])
+        fit.append(members[count:])
+    return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held_out))
+
+
+def _read(source: str, model: Model, preprocess: Preprocess, classes_file: str | os.PathLike[str] | None) -> Pictures:
+    path = Path(source)
+    if path.is_dir():
+        return read_folder(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
+    if path.suffix == ".npz":
+        return read_npz(path, preprocess)
+    module, separator, function = source.partition(":")
+    if separator and module.replace(".", "").isidentifier() and function.isidentifier():
+        return read_reader(module, function, model.input.name, preprocess)
+    raise InputError(f"--clean-dir: a folder of images, an .npz file or module:function expected, found {source!r}")
+
+
+def _class_names(classes_file: str | os.PathLike[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    if classes_file is None:
+        return None
+    try:
+        lines = Path(classes_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--classes {classes_file}: cannot be read as text ({error})") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != num_classes or len(set(names)) != len(names):
+        raise InputError(f"--classes {classes_file}: {num_classes} different names expected, found {len(set(names))}")
+    return names
+
+
+def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) -> None:
+    height, width = pixels.shape[2:]
+    if model.image_size is not None and (height, width) != model.image_size:
+        expected = "x".join(map(str, model.image_size))
+        raise InputError(f"{source}: {expected} pixels expected, found {height}x{width}; resize with --size {expected}")
+
+
+def _check_labels(labels: NDArray[np.int64], model: Model, source: str | os.PathLike[str]) -> None:
+    if len(labels) and (labels.min() < 0 or labels.max() >= model.num_classes):
+        found = f"label {labels.min() if labels.min() < 0 else labels.max()}"
+        raise InputError(
+            f"{source}: labels 0 to {model.num_classes - 1} expected from the model's outputs, found {found}"
+        )
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise InputError(
+            f"{source}: images of at least 2 classes expected, found {len(classes)}; give one folder a class"
+        )
+
+
+def _limit(labels: NDArray[np.int64], limit: int, rng: np.random.Generator) -> Indices:
+    if limit < 1:
+        raise InputError(f"--limit-per-class: at least 1 expected, found {limit}")
+    kept: Sequence[Indices] = [rng.permutation(np.flatnonzero(labels == label))[:limit] for label in np.unique(labels)]
+    return np.sort(np.concatenate(kept))
+
+
+def _chosen_sha256(sha256: str, chosen: Indices, total: int) -> str:
+    if len(chosen) == total:
+        return sha256
+    return hashlib.sha256(sha256.encode() + chosen.tobytes()).hexdigest()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where clean images come from: an ImageFolder, a flat folder, an ``.npz``, a calibration reader.
+
+Every reader returns the same `Pictures`. Nothing is executed from a data file: ``allow_pickle`` is
+never on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.data.preprocess import Preprocess
+from patcher.errors import InputError
+
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+_MAX_ARRAY_BYTES = 16 * 2**30
+# Deflate packs zeros a thousandfold: a file that does is made to fill memory.
+_SUSPICIOUS_BYTES = 2**30
+_MAX_EXPANSION = 100
+
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+"""``(N, C, H, W)``: uint8, or float32 in [0, 1]."""
+
+
+def as_float(pixels: Pixels) -> NDArray[np.float32]:
+    """Pixels as float32 in [0, 1]."""
+    return np.asarray(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels, np.float32)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a source held.
+
+    Attributes:
+        pixels: ``(N, C, H, W)``, uint8, or float32 in [0, 1].
+        labels: int64 ``(N,)``, or ``None`` where the source has no labels.
+        class_names: In class order, or ``None``.
+        sha256: Hash of names, labels and contents.
+        files: Path of each picture below the folder; empty for arrays.
+    """
+
+    pixels: Pixels
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...] | None
+    sha256: str
+    files: tuple[str, ...] = ()
+
+
+def read_folder(
+    folder: Path, num_classes: int, preprocess: Preprocess, class_names: tuple[str, ...] | None = None
+) -> Pictures:
+    """Read ``folder/class/xxx.png``, or ``folder/xxx.png`` without labels.
+
+    Raises:
+        InputError: No pictures, pictures of different sizes, or folders that do not fit the classes.
+    """
+    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if folders:
+        names, label_of = _label_folders(folder, [entry.name for entry in folders], num_classes, class_names)
+        files = [(path, label_of[entry.name]) for entry in folders for path in _pictures_in(entry)]
+    else:
+        names, files = None, [(path, -1) for path in _pictures_in(folder)]
+    if not files:
+        raise InputError(f"{folder}: pictures expected ({', '.join(sorted(PICTURE_SUFFIXES))}), found none")
+    digest = hashlib.sha256()
+    loaded: list[NDArray[np.uint8]] = []
+    for path, label in files:
+        loaded.append(preprocess.load_picture(path))
+        content = hashlib.sha256(path.read_bytes()).digest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{label}\0".encode() + content)
+        if loaded[-1].shape != loaded[0].shape:
+            sizes = ["x".join(map(str, item.shape[1:])) for item in (loaded[0], loaded[-1])]
+            raise InputError(
+                f"{path}: {sizes[0]} pixels expected as in {files[0][0]}, found {sizes[1]}; resize with --size"
+            )
+    labels = np.array([label for _, label in files], np.int64) if folders else None
+    paths = tuple(path.relative_to(folder).as_posix() for path, _ in files)
+    return Pictures(np.stack(loaded), labels, names, digest.hexdigest(), paths)
+
+
+def read_npz(path: Path, preprocess: Preprocess) -> Pictures:
+    """Read an ``.npz`` with ``images`` (N, H, W, C), (N, C, H, W) or (N, H, W), and ``labels`` (N,).
+
+    Images are uint8, or floating in [0, 1].
+
+    Raises:
+        InputError: The file is missing, damaged, pickled, or of another shape.
+    """
+    arrays = load_arrays(path, ("images", "labels"))
+    if "images" not in arrays:
+        raise InputError(f"{path}: an array named 'images' expected, found none")
+    pixels = _as_pixels(arrays["images"], preprocess, path)
+    labels = arrays.get("labels")
+    if labels is not None:
+        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
+            found = f"{labels.dtype} {labels.shape}"
+            raise InputError(f"{path}: integer labels of shape ({len(pixels)},) expected, found {found}")
+        labels = labels.astype(np.int64)
+    return Pictures(pixels, labels, None, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def read_reader(module: str, function: str, input_name: str, preprocess: Preprocess) -> Pictures:
+    """Exhaust an ONNX Runtime ``CalibrationDataReader``; its feeds are already preprocessed, so that is undone.
+
+    Raises:
+        InputError: The function cannot be imported, or what it returns is no such reader.
+    """
+    if "" not in sys.path:
+        # The user names a module of her project, and console scripts do not search the current folder.
+        sys.path.insert(0, "")
+    try:
+        reader = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--clean-dir {module}:{function}: cannot be imported ({error})") from error
+    if not hasattr(reader, "get_next"):
+        raise InputError(
+            f"--clean-dir {module}:{function}: a CalibrationDataReader expected, found {type(reader).__name__}"
+        )
+    feeds: list[NDArray[Any]] = []
+    while (feed := reader.get_next()) is not None:
+        if input_name not in feed:
+            raise InputError(
+                f"--clean-dir {module}:{function}: feeds for input {input_name!r} expected, found {sorted(feed)}"
+            )
+        feeds.append(np.asarray(feed[input_name]))
+    if not feeds or any(feed.ndim != 4 for feed in feeds):
+        raise InputError(f"--clean-dir {module}:{function}: at least one batch of rank 4 expected")
+    pixels = preprocess.from_input(np.concatenate(feeds).astype(np.float32))
+    return Pictures(pixels, None, None, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Load the named arrays of an ``.npz`` that are there; sizes are checked before anything is unpacked.
+
+    Raises:
+        InputError: The file is missing or no usable ``.npz``.
+    """
+    if not path.is_file():
+        raise InputError(f"file not found: {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        wanted = [name for name in names if f"{name}.npy" in sizes]
+        unpacked = sum(sizes[f"{name}.npy"] for name in wanted)
+        if unpacked > _MAX_ARRAY_BYTES:
+            raise InputError(f"{path}: more than {_MAX_ARRAY_BYTES >> 30} GiB unpacked; give fewer images")
+        if unpacked > _SUSPICIOUS_BYTES and unpacked > _MAX_EXPANSION * path.stat().st_size:
+            raise InputError(
+                f"{path}: unpacks to {unpacked >> 20} MiB, over {_MAX_EXPANSION} times its size; no images do"
+            )
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in wanted}
+        # Of a member that is no array, NumPy returns the bytes.
+        if foreign := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+            raise InputError(f"{path}: {foreign[0]!r} is no array; save the file again with numpy.savez")
+        return found
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,  # an encrypted archive
+        SyntaxError,  # NumPy parses an array's header as Python
+        tokenize.TokenError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not an .npz file of plain arrays ({reason})") from error
+
+
+def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:
+    """Bring images to ``(N, C, H, W)`` and check dtype and range."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"{path}: images of shape (N, H, W, C) expected, found {images.shape}")
+    channels = preprocess.channels
+    if images.shape[3] == channels:
+        images = images.transpose(0, 3, 1, 2)
+    elif images.shape[1] != channels:
+        raise InputError(f"{path}: images with {channels} channels expected, found {images.shape}")
+    if images.dtype != np.uint8:
+        if images.dtype.kind != "f" or not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+            raise InputError(f"{path}: uint8 images, or floating images in [0, 1], expected, found {images.dtype}")
+        images = images.astype(np.float32)
+    if preprocess.size is not None and images.shape[2:] != preprocess.size:
+        found = "x".join(map(str, images.shape[2:]))
+        raise InputError(f"{path}: --size resizes pictures, not arrays; resize the {found} images before saving them")
+    return np.ascontiguousarray(images)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Files of one class folder in sorted order; a file with another ending is refused, not skipped."""
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    for file in files:
+        if file.suffix.lower() not in PICTURE_SUFFIXES:
+            raise InputError(f"{file}: not a picture; expected {', '.join(sorted(PICTURE_SUFFIXES))}; remove it")
+    return files
+
+
+def _label_folders(
+    folder: Path, found: list[str], num_classes: int, class_names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Give each class folder its class index; refuse where the order would be a guess."""
+    if class_names is not None:
+        unknown = [name for name in found if name not in class_names]
+        if unknown:
+            raise InputError(f"{folder / unknown[0]}: a class named in --classes expected, found {unknown[0]!r}")
+        return class_names, {name: class_names.index(name) for name in found}
+    if len(found) > num_classes:
+        raise InputError(
+            f"{folder}: {num_classes} classes expected from the model's outputs, found {len(found)} folders"
+        )
+    if len(found) < 2:
+        raise InputError(f"{folder}: images of at least 2 classes expected, found 1 folder ({found[0]!r})")
+    if len(found) == num_classes:
+        return tuple(found), {name: index for index, name in enumerate(found)}
+    if all(name.isdecimal() and int(name) < num_classes for name in found):
+        return tuple(str(index) for index in range(num_classes)), {name: int(name) for name in found}
+    raise InputError(
+        f"{folder}: {num_classes} class folders expected, found {len(found)}; name the class order with --classes"
+    )

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All checks of the gate, in order."""
+
+from __future__ import annotations
+
+from patcher.gate.accuracy import accuracy_check, agreement_check, clean_images_check
+from patcher.gate.alarms import alarm_checks
+from patcher.gate.check import CHECKS, Check
+from patcher.gate.cost import cost_checks
+from patcher.gate.interface import interface_check, operators_check
+from patcher.gate.origin import patch_check, provenance_check
+from patcher.gate.structure import structure_checks
+from patcher.gate.subject import Subject
+from patcher.gate.triggers import Picture, probes_check, scanned_check, triggered_check
+from patcher.progress import Progress
+
+
+def run_checks(subject: Subject, progress: Progress) -> tuple[list[Check], list[Picture]]:
+    """All checks, in the order of `CHECKS`."""
+    found: list[Check] = []
+    pictures: list[Picture] = []
+
+    def add(*checks: Check) -> None:
+        found.extend(checks)
+        progress("checks", len(found), len(CHECKS) - 1)
+
+    add(interface_check(subject), operators_check(subject))
+    patched = patch_check(subject)
+    add(*structure_checks(subject, patched))
+    add(provenance_check(subject), patched)
+    add(clean_images_check(subject), accuracy_check(subject), agreement_check(subject))
+    for part in (probes_check, scanned_check, triggered_check):
+        check, shown = part(subject)
+        add(check)
+        pictures += shown
+    add(*alarm_checks(subject))
+    add(*cost_checks(subject))
+    return found, pictures

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a model in ONNX Runtime: accuracy, agreement, attack success, source inference accuracy.
+
+- **ACC** share of clean images that get their label.
+- **ASR** share of triggered images (true class != target) that get the target class; for all-to-all,
+  share of triggered images that get the class after their own.
+- **SIA** share of the same images that get their true class.
+
+Every share carries the number of images and its 95 % Wilson score interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.data.image_sources import Pixels, as_float
+from patcher.data.preprocess import Preprocess
+from patcher.errors import InputError
+from patcher.runtime import FLAG_OUTPUT
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from patcher.model.model import Model
+from patcher.triggers.triggered import Triggered
+
+Batches = Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]
+
+_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+@dataclass(frozen=True)
+class Share:
+    """A measured share with its uncertainty.
+
+    Attributes:
+        hits: Images counted.
+        count: Images looked at.
+        low: Lower end of the 95 % Wilson interval.
+        high: Upper end.
+    """
+
+    hits: int
+    count: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share itself, 0 to 1; NaN for no images."""
+        return self.hits / self.count if self.count else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        value = None if math.isnan(self.value) else self.value
+        return {"value": value, "hits": self.hits, "count": self.count, "interval_95": [self.low, self.high]}
+
+
+def share(hits: NDArray[np.bool_]) -> Share:
+    """Count `hits` ``(N,)`` and give the Wilson score interval (Wilson 1927)."""
+    count, found = len(hits), int(hits.sum())
+    if not count:
+        return Share(0, 0, 0.0, 1.0)
+    value, square = found / count, _Z * _Z / count
+    centre = (value + square / 2) / (1 + square)
+    margin = _Z * math.sqrt(value * (1 - value) / count + square / (4 * count)) / (1 + square)
+    # The formula touches 0 and 1 at the ends, up to rounding.
+    low = 0.0 if found == 0 else centre - margin
+    high = 1.0 if found == count else centre + margin
+    return Share(found, count, low, high)
+
+
+@dataclass(frozen=True)
+class AttackScore:
+    """ASR and SIA over the same triggered images."""
+
+    asr: Share
+    sia: Share
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"ASR": self.asr.as_json(), "SIA": self.sia.as_json()}
+
+
+def score_attack(predicted: NDArray[np.int64], triggered: Triggered, num_classes: int) -> AttackScore:
+    """ASR and SIA from predicted classes ``(N,)``.
+
+    Raises:
+        InputError: The target is no class of the model, or no image is left to score.
+    """
+    labels = triggered.labels
+    if triggered.target == "all-to-all":
+        wanted = (labels + 1) % num_classes
+    else:
+        if not 0 <= triggered.target < num_classes:
+            raise InputError(f"--target: a class from 0 to {num_classes - 1} expected, found {triggered.target}")
+        wanted = np.full_like(labels, triggered.target)
+    counted = counted_images(triggered)
+    if not counted.any():
+        raise InputError("--triggered: images of other classes than the target's expected, found none")
+    return AttackScore(share((predicted == wanted)[counted]), share((predicted == labels)[counted]))
+
+
+def counted_images(triggered: Triggered) -> NDArray[np.bool_]:
+    """Which triggered images ASR is counted over: not those that are of the target class anyway, bool ``(N,)``."""
+    if triggered.target == "all-to-all":
+        return np.ones(len(triggered.labels), bool)
+    counted: NDArray[np.bool_] = triggered.labels != triggered.target
+    return counted
+
+
+def predict(
+    session: onnxruntime.InferenceSession,
+    model: Model,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    *,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Class scores of the model's own output for pixels ``(N, C, H, W)``, as float32 ``(N, K)``."""
+    return _run(session, [model.logits], model, preprocess, pixels, batch_size)[0].astype(np.float32)
+
+
+def predict_flagged(
+    session: onnxruntime.InferenceSession,
+    model: Model,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    *,
+    batch_size: int = 64,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """As `predict`, and the flags of a model with a second pass, bool ``(N,)``."""
+    scores, flags = _run(session, [model.logits, FLAG_OUTPUT], model, preprocess, pixels, batch_size)
+    flat: NDArray[np.bool_] = flags.reshape(len(pixels)).astype(bool)
+    return scores.astype(np.float32), flat
+
+
+def _run(
+    session: onnxruntime.InferenceSession,
+    names: list[str],
+    model: Model,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    batch_size: int,
+) -> list[NDArray[Any]]:
+    """Outputs over all pixels, one row an image."""
+    size = model.batch or batch_size
+    parts: list[list[NDArray[Any]]] = [[] for _ in names]
+    for start in range(0, len(pixels), size):
+        piece = pixels[start : start + size]
+        feed = as_feed(model, preprocess, as_float(piece))
+        if model.batch is not None and len(feed) < model.batch:
+            feed = np.concatenate([feed, np.repeat(feed[-1:], model.batch - len(feed), axis=0)])
+        for part, value in zip(parts, session.run(names, {model.input.name: feed}), strict=True):
+            part.append(value[: len(piece)])
+    return [np.concatenate(part).reshape(len(pixels), -1) for part in parts]
+
+
+def as_feed(model: Model, preprocess: Preprocess, images: NDArray[np.float32]) -> NDArray[Any]:
+    """Pixels ``(N, C, H, W)`` in [0, 1] to the array ONNX Runtime takes, in the input's element type."""
+    from onnx import TensorProto
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    inputs = preprocess.to_input(images)
+    if model.input.elem_type in (TensorProto.UINT8, TensorProto.INT8):
+        inputs = np.rint(inputs)
+    return np.ascontiguousarray(inputs, dtype=tensor_dtype_to_np_dtype(model.input.elem_type))

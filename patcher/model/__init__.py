@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ONNX classifier: reading, checks, interface, types, provenance, writing."""

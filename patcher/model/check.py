@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that a model must pass before anything is done with it.
+
+The checker alone is no gate (a per-channel ``Clip`` passes it and fails at run time), so the model is
+also run once in ONNX Runtime, on zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from patcher.errors import InputError, UnsupportedGraphError
+from patcher.model.file import loadable
+from patcher.model.inference import TensorTypes, agreed_types
+from patcher.model.interface import ImageInput, probe_shapes
+from patcher.model.size import check_size
+from patcher.runtime import create_session, one_line, runtime_errors
+
+MIN_OPSET = 11
+MAX_OPSET = 26
+_STANDARD_DOMAINS = ("", "ai.onnx")
+# Tried in turn where the graph leaves height and width open.
+_OPEN_SIZES = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512)
+_SIDE_LIMIT = 16384
+
+
+def check_structure(proto: onnx.ModelProto, source: bytes | Path, name: str) -> int:
+    """Check opset, operator domains, weights and the rules of the ONNX standard.
+
+    Args:
+        proto: The model.
+        source: The same model as :func:`patcher.model.file.loadable` gives it.
+        name: Its name, for messages.
+
+    Returns:
+        The version of the standard operator set.
+
+    Raises:
+        InputError: The model breaks the standard, or a weight is NaN.
+        UnsupportedGraphError: The opset is out of range, an operator is not of the standard, or there are
+            more nodes than a classifier has.
+    """
+    check_size(proto, name)
+    opset = _standard_opset(proto, name)
+    _refuse_custom_operators(proto, name)
+    try:
+        onnx.checker.check_model(source if isinstance(source, bytes) else str(source))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name}: not a valid ONNX model: {one_line(error)}") from error
+    _refuse_nan(proto, name)
+    return opset
+
+
+def check_run(source: bytes | Path, image: ImageInput, name: str) -> dict[str, tuple[int, ...]]:
+    """Run the model once on zeros, without graph optimisation.
+
+    Args:
+        source: The model as :func:`patcher.model.file.loadable` gives it.
+        image: Its image input.
+        name: Its name, for messages.
+
+    Returns:
+        The shape of each output by name.
+
+    Raises:
+        InputError: An output is not finite.
+        UnsupportedGraphError: ONNX Runtime cannot load or run the model.
+    """
+    try:
+        session = create_session(source, optimization="disabled", threads=1)
+    except InputError as error:
+        raise UnsupportedGraphError(f"{name}: {error}") from error
+    outputs = _run_on_zeros(session, image, name)
+    for output, value in zip(session.get_outputs(), outputs, strict=True):
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise InputError(f"{name}: output {output.name!r} is not finite on a black image; export the model again")
+    return {output.name: value.shape for output, value in zip(session.get_outputs(), outputs, strict=True)}
+
+
+def observed_types(proto: onnx.ModelProto, image: ImageInput, types: TensorTypes) -> TensorTypes:
+    """Fill in shapes that inference could not follow, by reading them off two real runs.
+
+    The TorchScript exporter writes shape arithmetic (slices of shapes, integer divisions) that ONNX
+    shape inference gives up on. Only tensors of the main graph with an unknown shape are read.
+
+    Returns:
+        The types with what both runs agree on; unchanged where the runs fail.
+    """
+    outputs = [name for node in proto.graph.node for name in node.output if name]
+    unknown = [name for name in outputs if not _is_known(types.shapes.get(name), image)]
+    if not unknown:
+        return types
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    listed = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown if name not in listed)
+    found = []
+    failures: tuple[type[Exception], ...] = (InputError, *runtime_errors())
+    try:
+        with loadable(probe) as source:
+            session = create_session(source, optimization="disabled", threads=1)
+        for shape in probe_shapes(image):
+            zeros = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(image.tensor.elem_type))
+            found.append(_types_of(unknown, session.run(unknown, {image.tensor.name: zeros})))
+    except failures:
+        return types
+    return agreed_types(types, found)
+
+
+def _types_of(names: list[str], values: list[Any]) -> TensorTypes:
+    arrays = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
+    return TensorTypes(
+        {name: value.shape for name, value in arrays.items()},
+        {name: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in arrays.items()},
+    )
+
+
+def _is_known(shape: tuple[int | None, ...] | None, image: ImageInput) -> bool:
+    """Whether a shape has no open length but the batch's; of images of any size all sides are open."""
+    return shape is not None and (image.size is None or None not in shape[1:])
+
+
+def zeros_for(image: ImageInput, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """A batch of black images as the model takes it."""
+    batch = image.batch or 1
+    shape = (batch, image.channels, *size) if image.layout == "NCHW" else (batch, *size, image.channels)
+    return np.zeros(shape, dtype=onnx.helper.tensor_dtype_to_np_dtype(image.tensor.elem_type))
+
+
+def _run_on_zeros(session: Any, image: ImageInput, name: str) -> list[np.ndarray[Any, Any]]:
+    sizes = [image.size] if image.size else [(side, side) for side in _OPEN_SIZES]
+    failure: Exception | None = None
+    for size in sizes:
+        if max(size) > _SIDE_LIMIT or min(size) < 1:
+            raise InputError(f"{name}: images of 1 to {_SIDE_LIMIT} pixels a side expected, found {size}")
+        try:
+            outputs: list[np.ndarray[Any, Any]] = session.run(None, {image.tensor.name: zeros_for(image, size)})
+            return outputs
+        except runtime_errors() as error:
+            failure = failure or error
+    reason = one_line(failure) if failure else ""
+    raise UnsupportedGraphError(f"{name}: ONNX Runtime cannot run the model: {reason}") from failure
+
+
+def _standard_opset(proto: onnx.ModelProto, name: str) -> int:
+    versions: list[int] = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
+    if not versions:
+        raise InputError(f"{name}: the model imports no standard operator set; export it again")
+    if not MIN_OPSET <= versions[0] <= MAX_OPSET:
+        raise UnsupportedGraphError(
+            f"{name}: opset {MIN_OPSET} to {MAX_OPSET} expected, found {versions[0]}; "
+            "convert it with onnx.version_converter or export it again"
+        )
+    return versions[0]
+
+
+def _refuse_custom_operators(proto: onnx.ModelProto, name: str) -> None:
+    functions = {(function.domain, function.name) for function in proto.functions}
+    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
+    custom = {
+        f"{node.domain}:{node.op_type}"
+        for body in bodies
+        for node in _walk(body)
+        if node.domain not in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions
+    }
+    if custom:
+        raise UnsupportedGraphError(
+            f"{name}: operators outside of the ONNX standard: {', '.join(sorted(custom))}; "
+            "export the model before any runtime-specific optimisation"
+        )
+
+
+def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _walk(graph.node)
+
+
+def _refuse_nan(proto: onnx.ModelProto, name: str) -> None:
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            continue
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{name}: weight {tensor.name!r} is damaged: {one_line(error)}") from error
+        if np.isnan(values).any():
+            raise InputError(f"{name}: weight {tensor.name!r} holds NaN; the model is damaged, export it again")

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes in and what comes out of a classifier, found by data flow and never by name.
+
+The image input is the one graph input of rank 4 with 1, 3 or 4 channels at axis 1 or 3. The class
+scores are the first float output ``(N, K)`` with K >= 2; where one output is the softmax of another,
+the scores before it are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from patcher.errors import InputError
+from patcher.model.inference import TensorTypes, dimensions
+
+Layout = Literal["NCHW", "NHWC"]
+Head = Literal["logits", "softmax", "log_softmax"]
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+_IMAGE_TYPES = (*_FLOATS, onnx.TensorProto.UINT8)
+_CHANNELS = (3, 1, 4)
+# Operators that hand class scores on unchanged, whatever they do to type or shape.
+_PASS_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Name, element type (``onnx.TensorProto``) and declared shape of a graph input or output."""
+
+    name: str
+    elem_type: int
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The image input and how its axes are used."""
+
+    tensor: TensorType
+    layout: Layout
+    channels: int
+    size: tuple[int, int] | None
+    batch: int | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The output with the class scores and what they are."""
+
+    tensor: str
+    head: Head
+    num_classes: int
+
+
+def real_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Graph inputs that are no initializers (IR version 3 lists every initializer as an input)."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    return [value for value in proto.graph.input if value.name not in constants]
+
+
+def graph_outputs(proto: onnx.ModelProto) -> tuple[TensorType, ...]:
+    """All graph outputs in order, as declared."""
+    return tuple(_tensor_type(value) for value in proto.graph.output)
+
+
+def find_image_input(proto: onnx.ModelProto, name: str) -> ImageInput:
+    """Find the image input.
+
+    Raises:
+        InputError: There is none, or more than one input.
+    """
+    inputs = [_tensor_type(value) for value in real_inputs(proto)]
+    if len(inputs) != 1:
+        found = ", ".join(repr(value.name) for value in inputs) or "none"
+        raise InputError(f"{name}: one image input expected, found {len(inputs)} inputs ({found}); export one input")
+    value = inputs[0]
+    described = f"input {value.name!r} {onnx.TensorProto.DataType.Name(value.elem_type)} {list(value.shape)}"
+    if value.elem_type not in _IMAGE_TYPES:
+        raise InputError(f"{name}: an image input of float or uint8 values expected, found {described}")
+    if len(value.shape) != 4:
+        raise InputError(f"{name}: an image input of rank 4 (N, C, H, W) expected, found {described}")
+    axis = _channel_axis(value.shape)
+    if axis is None:
+        raise InputError(
+            f"{name}: an image input with 1, 3 or 4 channels at axis 1 or 3 expected, found {described}; "
+            "export the model with the number of channels fixed"
+        )
+    sides = value.shape[2:] if axis == 1 else value.shape[1:3]
+    height, width = sides
+    channels, batch = value.shape[axis], value.shape[0]
+    return ImageInput(
+        tensor=value,
+        layout="NCHW" if axis == 1 else "NHWC",
+        channels=channels if isinstance(channels, int) else 0,
+        size=(height, width) if isinstance(height, int) and isinstance(width, int) else None,
+        batch=batch if isinstance(batch, int) else None,
+    )
+
+
+def probe_shapes(image: ImageInput) -> list[tuple[int, int, int, int]]:
+    """Two input shapes that differ in every axis the graph leaves open."""
+    shapes = []
+    for batch, side in ((2, 224), (3, 256)):
+        height, width = image.size or (side, side + 32)
+        count = image.batch or batch
+        nchw = image.layout == "NCHW"
+        shapes.append((count, image.channels, height, width) if nchw else (count, height, width, image.channels))
+    return shapes
+
+
+def find_logits(
+    proto: onnx.ModelProto, types: TensorTypes, run_shapes: Mapping[str, tuple[int, ...]], name: str
+) -> Scores:
+    """Find the class scores.
+
+    Args:
+        proto: The model.
+        types: Inferred types.
+        run_shapes: Shapes of the outputs in a real run.
+        name: The model's name, for messages.
+
+    Raises:
+        InputError: No output is ``(N, K)`` floats with K >= 2.
+    """
+    producers = {output: node for node in proto.graph.node for output in node.output if output}
+    found = [
+        Scores(value.name, _head(value.name, producers), run_shapes[value.name][1])
+        for value in proto.graph.output
+        if types.elem_types.get(value.name) in _FLOATS
+        and len(run_shapes[value.name]) == 2
+        and run_shapes[value.name][1] >= 2
+    ]
+    if not found:
+        shapes = ", ".join(f"{key!r} {list(shape)}" for key, shape in run_shapes.items())
+        raise InputError(f"{name}: class scores (N, K) with K >= 2 expected among the outputs, found {shapes}")
+    roots = {scores.tensor for scores in found if scores.head == "logits"}
+    with_scores_before = [s for s in found if s.head != "logits" and _softmax_input(s.tensor, producers) in roots]
+    return next(scores for scores in found if scores not in with_scores_before)
+
+
+def _tensor_type(value: onnx.ValueInfoProto) -> TensorType:
+    return TensorType(value.name, value.type.tensor_type.elem_type, dimensions(value) or ())
+
+
+def _channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
+    """Axis of the channels: 3 or 1 of them before 4, axis 1 before axis 3."""
+    for channels in _CHANNELS:
+        for axis in (1, 3):
+            if shape[axis] == channels:
+                return axis
+    return None
+
+
+def _behind(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The operator that computes a tensor, behind operators that only hand it on."""
+    node = producers.get(tensor)
+    while node is not None and node.op_type in _PASS_THROUGH and node.input:
+        node = producers.get(node.input[0])
+    return node
+
+
+def _head(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Head:
+    node = _behind(tensor, producers)
+    if node is not None and node.op_type == "Softmax":
+        return "softmax"
+    if node is not None and node.op_type == "LogSoftmax":
+        return "log_softmax"
+    if node is not None and node.op_type == "Log":
+        inner = _behind(node.input[0], producers)
+        if inner is not None and inner.op_type == "Softmax":
+            return "log_softmax"
+    return "logits"
+
+
+def _softmax_input(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Name of the tensor that a softmax head takes its scores from."""
+    node = _behind(tensor, producers)
+    if node is not None and node.op_type == "Log":
+        node = _behind(node.input[0], producers)
+    return node.input[0] if node is not None and node.input else ""

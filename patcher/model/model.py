@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classifier under treatment: read, checked, run once, and described.
+
+``read_model`` accepts what exporters write (opset 11 to 26; weights inline or beside the file;
+initializers that are listed as graph inputs; symbolic or fixed batch; no inferred shapes) and refuses
+everything that is no single-input image classifier, with the reason and what to do about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+
+from patcher.errors import InputError
+from patcher.model.check import check_run, check_structure, observed_types
+from patcher.model.file import load_file, loadable, parse, refuse_external_data, serialize, write_model
+from patcher.model.inference import fill_open_shapes, infer_types
+from patcher.model.interface import Head, Layout, TensorType, find_image_input, find_logits, graph_outputs, probe_shapes
+
+__all__ = ["Head", "Layout", "Model", "TensorType", "read_model", "write_model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX image classifier.
+
+    Attributes:
+        proto: The model with all weights inline. Nobody modifies it.
+        sha256: Hash of the file's bytes, followed by those of its external data files.
+        path: Where it was read from; ``None`` for a model given in memory.
+        input: The image input.
+        outputs: All graph outputs in order.
+        logits: Name of the output with the class scores, ``(N, num_classes)``.
+        head: What the scores are: ``logits``, or ``softmax``/``log_softmax`` of them.
+        num_classes: Number of classes.
+        opset: Version of the standard operator set.
+        layout: ``NCHW`` or ``NHWC``.
+        channels: Channels of the image input: 1, 3 or 4.
+        image_size: (height, width); ``None`` where the graph leaves either open.
+        batch: The fixed batch size, or ``None`` for any.
+        shapes: Shape of every tensor that could be inferred, batch axis first; ``None`` for an open length.
+        elem_types: ``onnx.TensorProto`` element type of every tensor that could be inferred.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    sha256: str
+    path: Path | None
+    input: TensorType
+    outputs: tuple[TensorType, ...]
+    logits: str
+    head: Head
+    num_classes: int
+    opset: int
+    layout: Layout
+    channels: int
+    image_size: tuple[int, int] | None
+    batch: int | None
+    shapes: Mapping[str, tuple[int | None, ...]] = field(repr=False)
+    elem_types: Mapping[str, int] = field(repr=False)
+
+
+def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
+    """Read an image classifier, check it and run it once.
+
+    Args:
+        source: Path of a model file, its bytes, or a ``ModelProto``, which is copied.
+
+    Returns:
+        The model and what was found out about it.
+
+    Raises:
+        InputError: The source is no valid ONNX model, or no image classifier.
+        UnsupportedGraphError: The graph holds operators that this project or ONNX Runtime cannot run.
+    """
+    proto, sha256, path = _load(source)
+    try:
+        return _describe(proto, sha256, path)
+    except UnicodeDecodeError as error:
+        # protobuf checks text when it is read, not when the file is parsed.
+        raise InputError(f"{path or 'model'}: not a valid ONNX model: a name in it is no UTF-8 text") from error
+
+
+def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
+    name = str(path) if path else "model"
+    with loadable(proto) as source:
+        opset = check_structure(proto, source, name)
+        types = infer_types(proto, name)
+        image = find_image_input(proto, name)
+        score_shapes = check_run(source, image, name)
+    types = fill_open_shapes(types, proto, image.tensor.name, probe_shapes(image))
+    types = observed_types(proto, image, types)
+    scores = find_logits(proto, types, score_shapes, name)
+    return Model(
+        proto=proto,
+        sha256=sha256,
+        path=path,
+        input=image.tensor,
+        outputs=graph_outputs(proto),
+        logits=scores.tensor,
+        head=scores.head,
+        num_classes=scores.num_classes,
+        opset=opset,
+        layout=image.layout,
+        channels=image.channels,
+        image_size=image.size,
+        batch=image.batch,
+        shapes=MappingProxyType(types.shapes),
+        elem_types=MappingProxyType(types.elem_types),
+    )
+
+
+def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:
+    if isinstance(source, bytes):
+        proto = parse(source, "model")
+        refuse_external_data(proto)
+        return proto, hashlib.sha256(source).hexdigest(), None
+    if isinstance(source, onnx.ModelProto):
+        refuse_external_data(source)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        return proto, hashlib.sha256(serialize(proto)).hexdigest(), None
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        return (*load_file(path), path)
+    raise InputError(f"a path, bytes or onnx.ModelProto was expected, found {type(source).__name__}")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of an audit of a training set."""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of `harden`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patcher.export import ParityReport
+from patcher.export.bake import Baked
+from patcher.graph.site import Site
+from patcher.model.file import model_sha256
+from patcher.patch import Correction, Realignment, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.report.harden.masks import layer_masks, masks_section
+from patcher.report.report import Report
+from patcher.report.sections import model_section
+from patcher.steps.before_after import Measured
+from patcher.steps.fit import Fitted
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def hardening_report(
+    fitted: Fitted,
+    hardened: onnx.ModelProto,
+    parity: ParityReport,
+    measured: Measured,
+    seconds: Mapping[str, float],
+    baked: Baked,
+) -> Report:
+    """Put together what `harden` found.
+
+    Args:
+        fitted: The patch and where it came from.
+        hardened: The hardened model.
+        parity: The proof.
+        measured: Before against after.
+        seconds: Duration of each stage.
+        baked: How bounds were baked.
+    """
+    calibration, prepared = fitted.calibration, fitted.prepared
+    reasons = _reasons(fitted)
+    corrections = {tensor_of(item): item for item in flat_corrections(fitted.patch.corrections)}
+    sections: dict[str, Any] = {
+        "model": model_section(prepared.model),
+        "hardened": {
+            "sha256": model_sha256(hardened),
+            "bytes": measured.bytes_after,
+            "nodes_added": measured.nodes_added,
+            "bounds": baked.as_json(),
+        },
+        "patch_sha256": patch_sha256(fitted.patch),
+        "preprocess": prepared.preprocess.as_json(),
+        "clean_set": {
+            "images": len(prepared.clean_set),
+            "fit": len(prepared.clean_set.fit),
+            "held_out": len(prepared.clean_set.held_out),
+            "class_names": list(prepared.clean_set.class_names),
+            "pseudo_labels": prepared.clean_set.pseudo_labels,
+            "sha256": prepared.clean_set.sha256,
+        },
+        "method": {
+            "name": fitted.patch.method,
+            "seed": fitted.settings.seed,
+            "options": {key: value for key, value in fitted.patch.options.items() if key != "seed"},
+            "satisfied": calibration.satisfied,
+            **calibration.summary,
+        },
+        "before": measured.before.as_json(),
+        "after": measured.after.as_json(),
+        "agreement": measured.agreement.as_json(),
+        "sites": [_site(site, corrections.get(site.tensor)) for site in fitted.sites],
+        **({"masks": masks_section(fitted.patch)} if layer_masks(fitted.patch) else {}),
+        "parity": {"images": parity.images, "checks": [asdict(check) for check in parity.checks]},
+        "curve": [dict(point) for point in calibration.curve],
+    }
+    timings = {**seconds, "latency": measured.latency.as_json()}
+    return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
+
+
+def tensor_of(correction: Correction | Realignment) -> str:
+    """The tensor or initializer that a correction names."""
+    return str(getattr(correction, "tensor", None) or getattr(correction, "initializer", ""))
+
+
+def _site(site: Site, correction: Correction | Realignment | None) -> dict[str, Any]:
+    values = correction.bound if isinstance(correction, UpperBound) else None
+    if isinstance(correction, WeightMask):
+        values = correction.mask
+    spread: list[float | None] = [None, None, None]
+    if values is not None:
+        spread = [float(values.min()), float(np.median(values)), float(values.max())]
+    return {
+        "tensor": site.tensor,
+        "operator": site.operator,
+        "channels": site.channels,
+        "shape": list(site.shape),
+        "bound": spread,
+    }
+
+
+def _reasons(fitted: Fitted) -> tuple[str, ...]:
+    calibration = fitted.calibration
+    if calibration.satisfied:
+        return ()
+    before, after = calibration.held_out_before, calibration.held_out_after
+    return (
+        f"held-out accuracy fell from {before:.1%} to {after:.1%}, more than --epsilon "
+        f"{fitted.patch.options.get('epsilon', 0.0):.1%} allows; nothing was written under the output's name: "
+        "give more clean images, a larger --epsilon, or another --method",
+    )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a calibration, as PNG bytes that are the same for the same figures.
+
+- ``activations.png``: one panel a site, clean activations relative to their bound, the bound at 1;
+- ``masks.png``: one panel a masked constant, its masks sorted, the floor below them;
+- ``curve.png``: held-out accuracy and tightness over the optimiser's steps.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patcher.report.harden.masks import LayerMasks, layer_masks
+from patcher.steps.fit import Fitted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = 4
+_HISTOGRAM_LIMIT = 1.5
+_BLUE, _RED, _GREY = "#3465a4", "#cc0000", "#888a85"
+
+
+def figures(fitted: Fitted) -> dict[str, bytes]:
+    """Draw what there is to draw: file name to PNG bytes."""
+    drawn: dict[str, bytes] = {}
+    if fitted.histograms:
+        drawn["activations.png"] = png(_activations(fitted))
+    if layers := layer_masks(fitted.patch):
+        drawn["masks.png"] = png(_masks(layers))
+    if len(fitted.calibration.curve) > 1 and "tightness" in fitted.calibration.curve[0]:
+        drawn["curve.png"] = png(_curve(fitted))
+    return drawn
+
+
+def _activations(fitted: Fitted) -> Figure:
+    """A grid of histograms, logarithmic counts."""
+    names = list(fitted.histograms)
+    figure, panels = _grid(names)
+    for panel, name in zip(panels, names, strict=True):
+        shares = fitted.histograms[name]
+        edges = np.linspace(0, _HISTOGRAM_LIMIT, len(shares) + 1)
+        panel.stairs(shares, edges, fill=True, color=_BLUE)
+        panel.axvline(1, color=_RED, linewidth=1.2)
+        panel.set_yscale("log")
+        clipped = shares[edges[:-1] >= 1].sum()
+        panel.text(0.97, 0.9, f"beyond: {clipped:.2%}", transform=panel.transAxes, ha="right", va="top", fontsize=7)
+        panel.minorticks_off()
+    figure.suptitle("clean activations before the patch, relative to their bound (red)", fontsize=10)
+    figure.supxlabel("activation / bound", fontsize=8)
+    figure.supylabel("share of values", fontsize=8)
+    return figure
+
+
+def _masks(layers: Sequence[LayerMasks]) -> Figure:
+    """A grid of sorted masks with their floor."""
+    figure, panels = _grid([layer.initializer for layer in layers])
+    for panel, layer in zip(panels, layers, strict=True):
+        values = layer.ordered
+        panel.stairs(values, np.linspace(0, 1, len(values) + 1), fill=True, color=_BLUE)
+        if layer.floor is not None:
+            panel.axhline(layer.floor, color=_RED, linewidth=1.2)
+        panel.set_ylim(0, 1.05)
+        text = f"{(values < 0.5).sum()} of {len(values)} below 1/2"
+        panel.text(0.97, 0.1, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="white")
+    figure.suptitle("channel masks, sorted, and their floor (red)", fontsize=10)
+    figure.supxlabel("share of the channels", fontsize=8)
+    figure.supylabel("mask", fontsize=8)
+    return figure
+
+
+def _grid(names: Sequence[str]) -> tuple[Figure, list[Any]]:
+    """A figure with one titled panel a name."""
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(names) / _COLUMNS)
+    height = 0.9 + 1.7 * rows
+    figure = Figure(figsize=(3.0 * _COLUMNS, height))
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
+    # Margins in inches: the automatic layouts measure every label of every panel, many times over.
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.65 / height, hspace=0.35, wspace=0.06)
+    for panel, name in zip(axes, names, strict=False):
+        panel.set_title(_shortened(name), fontsize=8, pad=3)
+        panel.tick_params(labelsize=7)
+    for panel in axes[len(names) :]:
+        panel.set_visible(False)
+    return figure, list(axes[: len(names)])
+
+
+def _curve(fitted: Fitted) -> Figure:
+    """Two lines over the steps, the condition, and the kept step."""
+    from matplotlib.figure import Figure
+
+    calibration = fitted.calibration
+    steps = [point["step"] for point in calibration.curve]
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    left = figure.subplots()
+    accuracy = [100 * point["held_out_accuracy"] for point in calibration.curve]
+    left.plot(steps, accuracy, color=_BLUE, marker=".", label="held-out accuracy")
+    epsilon = fitted.patch.options.get("epsilon")
+    if epsilon is not None:
+        limit = 100 * (calibration.held_out_before - epsilon)
+        left.axhline(limit, color=_BLUE, linestyle=":", linewidth=1, label="lowest allowed")
+    left.set_xlabel("optimiser step")
+    left.set_ylabel("accuracy, %", color=_BLUE)
+    right = left.twinx()
+    tightness = [point["tightness"] for point in calibration.curve]
+    right.plot(steps, tightness, color=_RED, marker=".")
+    right.set_ylabel(calibration.summary.get("cost", "tightness (mean bound)"), color=_RED)
+    kept = calibration.summary.get("kept_step")
+    if kept is not None:
+        left.axvline(kept, color=_GREY, linestyle="--", linewidth=1, label=f"kept: step {kept}")
+    left.legend(loc="best", fontsize=8)
+    left.set_title("calibration", fontsize=10)
+    return figure
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 32 else "..." + name[-29:]
+
+
+def png(figure: Figure) -> bytes:
+    """Draw without a display; no software version in the file, so that equal figures are equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

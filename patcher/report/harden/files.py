@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a report folder: ``report.json``, ``report.md``, the pictures, and the patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from patcher.files import replace_file
+from patcher.patch import write_patch
+from patcher.report.audit.files import write_suspects
+from patcher.report.folder import make_folder
+from patcher.report.harden.figures import figures
+from patcher.report.harden.markdown import render
+from patcher.report.report import Report
+from patcher.steps.fit import Fitted
+
+
+def write_reports(report: Report, folder: Path, fitted: Fitted) -> None:
+    """Write all files of a `harden` report; each appears whole or not at all.
+
+    Raises:
+        InputError: The file system refuses.
+    """
+    make_folder(folder)
+    pictures = figures(fitted)
+    for name, content in pictures.items():
+        replace_file(folder / name, content)
+    if fitted.calibration.findings is not None and fitted.training_set is not None:
+        write_suspects(folder, fitted.calibration.findings, fitted.training_set)
+    write_patch(fitted.patch, folder / "patch.safetensors")
+    replace_file(folder / "report.json", report.to_json().encode())
+    replace_file(folder / "report.md", render(report, tuple(pictures)).encode())

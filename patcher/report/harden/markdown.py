@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``report.md``: the report for people, and for a job summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from patcher.report.harden.masks import MASK_HEADER, suppressed_rows
+from patcher.report.harden.rows import before_after
+from patcher.report.report import Report
+from patcher.report.table import table
+
+
+def render(report: Report, pictures: Sequence[str] = ()) -> str:
+    """The Markdown text.
+
+    Args:
+        report: What was measured by ``harden``.
+        pictures: File names of pictures beside the report, in order.
+    """
+    document = report.as_json()
+    lines = [
+        f"# patcher {report.command}: {report.verdict.upper()}",
+        "",
+        f"`{document['model']['name']}`, method **{document['method']['name']}**, "
+        f"{document['clean_set']['images']} clean images, seed {document['method']['seed']}.",
+        "",
+    ]
+    lines += [f"- {reason}" for reason in report.reasons] + ([""] if report.reasons else [])
+    lines += table(("", "before", "after"), before_after(document))
+    lines += ["", "Shares carry their 95 % Wilson interval.", "", "## Sites", ""]
+    lines += table(("tensor", "operator", "channels", "bound: lowest", "median", "highest"), _site_rows(document))
+    kept = document["hardened"].get("bounds", {})
+    if kept.get("folded") and kept["nodes"]:
+        lines += ["", "Bounds that stayed nodes:", ""]
+        lines += table(("tensor", "why"), [(f"`{tensor}`", reason) for tensor, reason in kept["nodes"].items()])
+    if "masks" in document:
+        lines += ["", "## Masks", "", *table(MASK_HEADER, document["masks"]["rows"])]
+        lines += [
+            "",
+            "The most suppressed channels:",
+            "",
+            *table(("channel", "mask"), suppressed_rows(document["masks"])),
+        ]
+    for picture in pictures:
+        lines += ["", f"![{picture}]({picture})"]
+    lines += ["", "## What was run", ""]
+    lines += table(("", ""), _provenance_rows(document))
+    return "\n".join(lines) + "\n"
+
+
+def _site_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (f"`{site['tensor']}`", site["operator"], str(site["channels"]), *map(_number, site["bound"]))
+        for site in document["sites"]
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _provenance_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("model sha256", f"`{document['model']['sha256']}`"),
+        ("hardened sha256", f"`{document['hardened']['sha256']}`" if document["hardened"]["sha256"] else "not written"),
+        ("patch sha256", f"`{document['patch_sha256']}`"),
+        ("clean images sha256", f"`{document['clean_set']['sha256']}`"),
+        ("preprocessing", f"`{document['preprocess']}`"),
+        ("options", f"`{document['method']['options']}`"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in document["versions"].items())),
+    ]
+    return [(name, value) for name, value in rows]

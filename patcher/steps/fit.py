@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model and clean images to a patch: what `harden` and `calibrate` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.calibrate import METHODS, Calibration, Method
+from patcher.data.clean_set import CleanSet
+from patcher.data.preprocess import Preprocess
+from patcher.errors import InputError, NotApplicableError
+from patcher.files import Source
+from patcher.graph.site import Site
+from patcher.graph.sites import find_sites
+from patcher.model.model import Model
+from patcher.patch import Branch, Patch, UpperBound
+from patcher.progress import Progress, no_progress
+from patcher.runtime import FLAG_OUTPUT
+from patcher.settings import Settings, split_options
+from patcher.steps.prepare import Prepared
+from patcher.steps.training_data import read_data, without_suspects
+
+_PARITY_IMAGES = 32
+_HISTOGRAM_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A patch and everything it came from.
+
+    Attributes:
+        prepared: The model and the clean images.
+        sites: Where the method acted.
+        settings: Shared settings.
+        patch: The corrections.
+        calibration: The method's own findings.
+        reference_images: float32 ``(n, C, H, W)`` pixels.
+        reference: What the hardened model must answer to them, computed in PyTorch: class scores float32
+            ``(n, K)``, and the flags bool ``(n,)`` of a second pass, by output name.
+        training_set: The training set, where the method takes one.
+        histograms: Clean activations relative to their bounds, by tensor; see `bound_histograms`.
+    """
+
+    prepared: Prepared
+    sites: tuple[Site, ...]
+    settings: Settings
+    patch: Patch
+    calibration: Calibration
+    reference_images: NDArray[np.float32]
+    reference: Mapping[str, NDArray[Any]]
+    histograms: Mapping[str, NDArray[np.float64]]
+    training_set: CleanSet | None = None
+
+
+def choose_method(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        InputError: There is no such method.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method: one of {', '.join(METHODS)} expected, found {name!r}")
+    return METHODS[name]
+
+
+def read_options(method: Method, options: Mapping[str, Any]) -> tuple[Settings, Any]:
+    """Split keyword arguments into shared settings and the method's own ``Options``.
+
+    Raises:
+        InputError: An option is unknown or out of its range.
+    """
+    settings, own = split_options(options)
+    known = [part.name for part in fields(method.load().Options)]
+    if unknown := sorted(set(own) - set(known)):
+        raise InputError(f"method {method.name}: options {', '.join(known)} expected, found {', '.join(unknown)}")
+    return settings, method.load().Options(**own)
+
+
+def recorded_options(method_options: Any) -> dict[str, Any]:
+    """Options as they stand in the patch: without paths and what else does not change the result."""
+    parts = [part for part in fields(method_options) if part.metadata.get("recorded", True)]
+    return {part.name: getattr(method_options, part.name) for part in parts}
+
+
+def sites_for(model: Model, method: Method) -> tuple[Site, ...]:
+    """The sites on which a method acts.
+
+    Raises:
+        NotApplicableError: The model has none.
+    """
+    sites = tuple(site for site in find_sites(model) if site.kind == method.site_kind)
+    if not sites:
+        operators = sorted({node.op_type for node in model.proto.graph.node})
+        raise NotApplicableError(
+            f"method {method.name} needs {method.site_kind} sites, found none among the operators "
+            f"{', '.join(operators)}; see 'patcher inspect', or choose another --method"
+        )
+    return sites
+
+
+def fit_patch(
+    model: Model,
+    clean_dir: Source | None,
+    method_name: str,
+    preprocess: Preprocess,
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> Fitted:
+    """Read everything, calibrate, and compute what the patched model must answer.
+
+    Args:
+        model: The classifier.
+        clean_dir: Clean images; may be left out where the method takes a training set.
+        method_name: Name of a method.
+        preprocess: How pictures become the model's input.
+        progress: Told of each step.
+        options: Fields of `Settings` and of the method's ``Options``.
+
+    Raises:
+        PatcherError: As `patcher.harden`.
+    """
+    method = choose_method(method_name)
+    settings, method_options = read_options(method, options)
+    sites = sites_for(model, method)
+    data = read_data(model, method, clean_dir, method_options, preprocess, settings)
+    prepared = data.prepared
+
+    from patcher.calibrate.classifier import Classifier, choose_device
+    from patcher.calibrate.statistics import bound_histograms
+
+    classifier = Classifier(model, preprocess, device=choose_device(settings.device))
+    calibration = method.load().calibrate(
+        classifier,
+        sites,
+        data.clean_set,
+        method_options,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress=progress or no_progress,
+        **data.further,
+    )
+    prepared = without_suspects(data, calibration)
+    patch = Patch(
+        method=method.name,
+        source_sha256=model.sha256,
+        corrections=calibration.corrections,
+        options={**recorded_options(method_options), "seed": settings.seed},
+        clean_data_sha256=prepared.clean_set.sha256,
+        preprocess=preprocess.as_json(),
+    )
+    images = prepared.clean_set.images(slice(0, _PARITY_IMAGES))
+    if calibration.reference_images is not None:
+        images = np.concatenate([images, calibration.reference_images])
+    shown = prepared.clean_set.fit[:_HISTOGRAM_IMAGES]
+    histograms = bound_histograms(
+        classifier,
+        [item for item in patch.corrections if isinstance(item, UpperBound)],
+        classifier.batches(prepared.clean_set, shown, settings.batch_size),
+    )
+    reference = _reference(classifier, patch, images)
+    return Fitted(
+        prepared, sites, settings, patch, calibration, images, reference, histograms, data.further.get("training_set")
+    )
+
+
+def _reference(classifier: Any, patch: Patch, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """What the patched model answers, in PyTorch, by output name."""
+    import torch
+
+    from patcher.calibrate.patched import patch_rewrite, run_branch
+
+    pixels, name = classifier.tensor(images), classifier.model.logits
+    branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
+    rewrite = patch_rewrite(classifier, [item for item in patch.corrections if item is not branch])
+    if branch is not None:
+        scores, flags, _ = run_branch(classifier, branch, pixels, rewrite=rewrite)
+        return {name: scores.float().cpu().numpy(), FLAG_OUTPUT: flags.cpu().numpy()}
+    with torch.no_grad():
+        return {name: classifier.run(pixels, rewrite=rewrite)[name].float().cpu().numpy()}

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UNIT on a small network built in code; what it does to real backdoors is measured in benchmarks/zoo.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.statistics import bound_histograms, stream_moments
+from patcher.calibrate.unit import bounds
+from patcher.calibrate.unit import method as unit
+from patcher.data.clean_set import CleanSet, read_clean_set, split
+from patcher.data.preprocess import Preprocess, resolve_preprocess
+from patcher.errors import InputError
+from patcher.graph.sites import find_sites
+from patcher.model.model import read_model
+from patcher.patch import UpperBound
+from tests.tiny_models import residual_model
+
+MODEL = read_model(residual_model())
+SITES = tuple(site for site in find_sites(MODEL) if site.kind == "activation")
+OPTIONS = unit.Options(steps=12, minibatch=16, check_every=4)
+
+
+def classifier() -> Classifier:
+    return Classifier(MODEL, Preprocess(), device=torch.device("cpu"))
+
+
+def clean_set(count: int = 60) -> CleanSet:
+    """Random pictures under the model's own answers, so that accuracy is 1 before."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    images = torch.from_numpy(pixels.astype(np.float32) / 255)
+    labels = classifier().logits(images).argmax(dim=1).numpy()
+    fit, held_out = split(labels, np.random.default_rng(0))
+    return CleanSet(pixels, labels, tuple("abcd"), fit, held_out, "0" * 64)
+
+
+def run(options: unit.Options = OPTIONS, *, batch_size: int = 128, seed: int = 0):
+    return unit.calibrate(classifier(), SITES, clean_set(), options, seed=seed, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "element"])
+def test_the_start_is_mean_plus_z_std(granularity: str) -> None:
+    found = run(dataclasses.replace(OPTIONS, steps=0, granularity=granularity))
+    data, site = clean_set(), SITES[0]
+    value = classifier().run(torch.from_numpy(data.images(data.fit)), fetch=[site.tensor])[site.tensor]
+    axes = (0, 2, 3) if granularity == "channel" else (0,)
+    mean, std = value.mean(axes, keepdim=True), value.std(axes, keepdim=True, correction=0)
+    bound = next(item.bound for item in found.corrections if item.tensor == site.tensor)
+    assert bound.shape == tuple(mean.shape)
+    np.testing.assert_allclose(bound, (mean + 4 * std).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_do_not_depend_on_the_batch_size() -> None:
+    data, model = clean_set(), classifier()
+    whole, pieces = (
+        stream_moments(model, SITES, model.batches(data, data.fit, size), granularity="element") for size in (1000, 7)
+    )
+    for name, moments in whole.items():
+        for part in ("mean", "std", "low", "high"):
+            torch.testing.assert_close(getattr(moments, part), getattr(pieces[name], part), rtol=1e-6, atol=1e-6)
+
+
+def test_a_mini_batch_cut_to_fit_memory_gives_the_same_bounds() -> None:
+    for whole, cut in zip(run().corrections, run(batch_size=5).corrections, strict=True):
+        np.testing.assert_allclose(whole.bound, cut.bound, rtol=1e-4)
+
+
+def test_same_seed_same_bytes() -> None:
+    first, again, other = run(), run(), run(seed=1)
+    for one, two in zip(first.corrections, again.corrections, strict=True):
+        assert one.bound.tobytes() == two.bound.tobytes()
+    assert any(
+        one.bound.tobytes() != two.bound.tobytes()
+        for one, two in zip(first.corrections, other.corrections, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "cross-entropy", "regularizer": "absolute", "alpha_schedule": "paper"}]
+)
+def test_the_kept_bounds_are_those_that_were_measured(changes: dict[str, str]) -> None:
+    found = run(dataclasses.replace(OPTIONS, **changes))
+    data, model = clean_set(), classifier()
+    limits = {item.tensor: torch.from_numpy(item.bound) for item in found.corrections}
+    rewrite = {name: (lambda value, name=name: torch.minimum(value, limits[name])) for name in limits}
+    hits = model.hits(data, data.held_out, batch_size=128, rewrite=rewrite)
+    assert found.held_out_after == pytest.approx(hits.float().mean().item())
+    kept = next(point for point in found.curve if point["step"] == found.summary["kept_step"])
+    assert kept["held_out_accuracy"] == pytest.approx(found.held_out_after)
+    assert found.satisfied == (found.held_out_before - found.held_out_after <= OPTIONS.epsilon + 1e-6)
+
+
+def test_bounds_get_tighter() -> None:
+    curve = run(dataclasses.replace(OPTIONS, steps=40, epsilon=0.9)).curve
+    assert curve[-1]["tightness"] < curve[0]["tightness"]
+
+
+def test_an_unmet_condition_is_said(samples: Path) -> None:
+    model = read_model(samples / "digits.onnx")
+    preprocess = resolve_preprocess(model)
+    data = read_clean_set(samples / "clean", model, preprocess)
+    sites = [site for site in find_sites(model) if site.kind == "activation"]
+    digits = Classifier(model, preprocess, device=torch.device("cpu"))
+    options = unit.Options(z=0.01, epsilon=0.01, steps=0)
+    found = unit.calibrate(digits, sites, data, options, seed=0, batch_size=128)
+    assert not found.satisfied
+    assert found.held_out_after < found.held_out_before - 0.01
+
+
+def test_histograms_are_shares_relative_to_the_bound() -> None:
+    data, model = clean_set(), classifier()
+    bounds = [UpperBound(site.tensor, np.full((1, site.channels, 1, 1), 1e-3, np.float32)) for site in SITES]
+    shares = bound_histograms(model, bounds, model.batches(data, data.fit, 16))
+    for values in shares.values():
+        assert values.sum() == pytest.approx(1)
+        assert values[-1] > 0.1, "nearly all positive values lie beyond so small a bound"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"epsilon": 1.0}, {"steps": -1}, {"minibatch": 0}, {"z": 0.0}, {"alpha": float("nan")}, {"check_every": 0}],
+)
+def test_bad_options_name_their_flag(values: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="--" + next(iter(values)).replace("_", "-")):
+        unit.Options(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 4, 4)])
+def test_the_gradient_of_the_minimum(shape: tuple[int, ...]) -> None:
+    value = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    bound = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(bounds._Minimum.apply, (value, bound))

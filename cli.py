@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import sys
 
-from patcher._cli import main
-
 if __name__ == "__main__":
+    try:
+        from patcher._cli import main
+        from patcher.calibrate import METHODS  # noqa: F401 - mapped into the package by an installation only
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"patcher: error: {error.name} is not installed; run 'make demo' or 'pip install -e .[cpu]'\n")
+        sys.exit(2)
     sys.exit(main())

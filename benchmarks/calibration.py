@@ -124,22 +124,21 @@ def finish(method: str, procedure: str, images: int, shared: Path) -> dict[str, 
         options |= full if method == "unit" else _PUBLISHED_NFT
     path, clean = shared / "zoo" / f"{_MODEL}.onnx", shared / "cifar10" / "clean"
     started = time.perf_counter()
-    patch, calibration = calibrate(path, clean_dir=clean, **options)
+    fitted = calibrate(path, clean_dir=clean, **options)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         baked = Path(folder) / "out.onnx"
-        apply(path, patch, output=baked)
+        apply(path, fitted.patch, output=baked)
         attack = shared / "zoo" / f"{_MODEL}.triggered.npz"
         scored = evaluate(baked, data=shared / "cifar10" / "test.npz", triggered=attack, target=_TARGET)
-    report = scored.as_json()
     return {
-        "steps": calibration.summary["steps"],
+        "steps": fitted.calibration.summary["steps"],
         "seconds": seconds,
-        "held_out_before": calibration.held_out_before,
-        "held_out": calibration.held_out_after,
-        "tightness": tightness(patch, path, clean, images) if method == "unit" else None,
-        "acc": report["ACC"]["value"],
-        "asr": report["ASR"]["value"],
+        "held_out_before": fitted.accuracy.before,
+        "held_out": fitted.accuracy.after,
+        "tightness": tightness(fitted.patch, path, clean, images) if method == "unit" else None,
+        "acc": scored.accuracy.value,
+        "asr": scored.attack.asr.value if scored.attack else None,
     }
 
 

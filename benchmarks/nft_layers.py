@@ -109,7 +109,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     fits: list[tuple[str, dict[str, Any]]] = [("MixUp", {}), ("Eq. 3", triggers)]
     rows = []
     for loss, given in fits:
-        patch, _ = calibrate(
+        patch = calibrate(
             path,
             clean_dir=options.shared / "cifar10" / "clean",
             method="nft",
@@ -117,7 +117,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             epsilon=0.2,
             seed=options.seed,
             **given,
-        )
+        ).patch
         masks = {item.initializer: item.mask for item in patch.corrections if isinstance(item, WeightMask)}
         rows.append(row(name, loss, layers, masks, response))
         print(rows[-1], file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long `patcher verify` takes to start: everything that it imports, by `python -X importtime`.
+"""How long `patcher verify` and every `--help` take to start, each in a fresh process, five times.
 
     python -m benchmarks.start_time
 
-Imports the command with all that it loads while it runs, five times, each in a fresh process. On a busy machine the
-wall time of an import says little, so the processor time of the whole process is kept beside it and decides. torch
-must not be among the modules.
+Of `verify`: everything that it imports while it runs, by `python -X importtime`. Of help: the whole command. On a
+busy machine wall time says little, so the processor time of the process is kept beside it and decides. torch must
+not be among the modules of either.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import machine_record
+
 LIMIT_SECONDS = 1.0
 # The command, and what it imports on its way.
-PROGRAM = (
-    "import patcher._cli.verify, patcher.gate, patcher.report.verify.files, patcher.report.verify.markdown, onnxruntime"
+PROGRAM = "import patcher._cli.verify, patcher.commands.verify, patcher.report.verify.files, onnxruntime"
+HELP = (
+    ("--help",),
+    ("harden", "--help"),
+    ("harden", "--method", "bna", "--help"),
+    *((name, "--help") for name in ("inspect", "scan", "compare", "audit-data", "calibrate", "apply", "show")),
+    *((name, "--help") for name in ("verify", "policy", "evaluate")),
 )
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| (\s*)(\S+)")
 
@@ -65,18 +73,40 @@ def measure(runs: int) -> dict[str, Any]:
     }
 
 
+def measure_help(arguments: tuple[str, ...], runs: int) -> dict[str, Any]:
+    """Medians of wall and processor time of one help text, and whether torch was loaded."""
+    wall, processor = [], []
+    for _ in range(runs):
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run([sys.executable, "-m", "patcher", *arguments], capture_output=True, check=True)
+        wall.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    traced = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "patcher", *arguments], capture_output=True, text=True, check=True
+    )
+    return {
+        "command": " ".join(("patcher", *arguments)),
+        "wall_s": round(statistics.median(wall), 3),
+        "processor_s": round(statistics.median(processor), 3),
+        "torch": re.search(r"\| +torch$", traced.stderr, re.MULTILINE) is not None,
+    }
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "start_time.json")
     arguments = parser.parse_args()
-    found = measure(arguments.runs)
+    verify, texts = measure(arguments.runs), [measure_help(item, arguments.runs) for item in HELP]
+    found = {"verify": verify, "help": texts, "machine": machine_record()}
     text = json.dumps(found, indent=2) + "\n"
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(text)
     print(text, end="")
-    return 1 if found["torch"] or found["processor_s"] > LIMIT_SECONDS else 0
+    slow = any(item["torch"] or item["processor_s"] > LIMIT_SECONDS for item in (verify, *texts))
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ named here and loaded on first use, so that listing the methods costs no import 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -37,6 +39,10 @@ class Method:
     site_kind: SiteKind
     summary: str
     data: Literal["clean", "training"] = "clean"
+
+    def options(self) -> type[Any]:
+        """The method's ``Options`` dataclass; needs no torch."""
+        return cast("type[Any]", importlib.import_module(f"{__name__}.{self.name}.options").Options)
 
     def load(self) -> MethodModule:
         """Import the method's module: its ``Options`` dataclass and its ``calibrate`` function."""
@@ -85,3 +91,13 @@ class Calibration:
     summary: Mapping[str, Any] = field(default_factory=dict)
     reference_images: NDArray[np.float32] | None = None
     findings: Findings | None = None
+
+
+class _Command(ModuleType):
+    """`patcher.calibrate` is this package and, as `patcher.harden` is, the command of its name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return importlib.import_module("patcher.commands.calibrate").calibrate(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Command

@@ -16,36 +16,57 @@ from patcher._version import __version__
 if TYPE_CHECKING:
     from patcher.commands.apply import apply
     from patcher.commands.audit_data import AuditResult, audit_data
-    from patcher.commands.evaluate import evaluate
+    from patcher.commands.calibrate import CalibrateResult
+    from patcher.commands.compare import Comparison, compare
+    from patcher.commands.evaluate import EvaluateResult, evaluate
     from patcher.commands.harden import HardenResult, harden
+    from patcher.commands.inspect import InspectResult, inspect
     from patcher.commands.scan import ScanResult, scan
+    from patcher.commands.show import ShowResult, show
     from patcher.commands.verify import GateResult, verify
 
 # Name to the module of `patcher.commands` that holds it: loaded on first use, and torch only where it is needed.
+# `patcher.calibrate(...)` is there as well: that sub-package can be called.
 _API = {
     "AuditResult": "audit_data",
+    "CalibrateResult": "calibrate",
+    "Comparison": "compare",
+    "EvaluateResult": "evaluate",
     "GateResult": "verify",
     "HardenResult": "harden",
+    "InspectResult": "inspect",
     "ScanResult": "scan",
+    "ShowResult": "show",
     "apply": "apply",
     "audit_data": "audit_data",
+    "compare": "compare",
     "evaluate": "evaluate",
     "harden": "harden",
+    "inspect": "inspect",
     "scan": "scan",
+    "show": "show",
     "verify": "verify",
 }
 
 __all__ = [
     "AuditResult",
+    "CalibrateResult",
+    "Comparison",
+    "EvaluateResult",
     "GateResult",
     "HardenResult",
+    "InspectResult",
     "ScanResult",
+    "ShowResult",
     "__version__",
     "apply",
     "audit_data",
+    "compare",
     "evaluate",
     "harden",
+    "inspect",
     "scan",
+    "show",
     "verify",
 ]
 
@@ -54,4 +75,6 @@ def __getattr__(name: str) -> Any:
     """Load the API on first use."""
     if name in _API:
         return getattr(importlib.import_module(f"patcher.commands.{_API[name]}"), name)
+    if name == "calibrate":
+        return importlib.import_module("patcher.calibrate")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

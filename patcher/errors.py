@@ -35,9 +35,3 @@ class NotApplicableError(PatcherError):
     """The model has no site on which the method can act. Exit code 3."""
 
     exit_code = 3
-
-
-class PolicyFailure(PatcherError):  # noqa: N818 - a verdict, not a fault
-    """A measured condition was not met. Exit code 1."""
-
-    exit_code = 1

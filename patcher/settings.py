@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -56,3 +56,24 @@ def split_options(options: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]
     shared = {part.name for part in fields(Settings)}
     settings = Settings(**{name: value for name, value in options.items() if name in shared})
     return settings, {name: value for name, value in options.items() if name not in shared}
+
+
+def settings_alone(command: str, options: Mapping[str, Any]) -> Settings:
+    """Shared settings of a command that has no options of its own.
+
+    Raises:
+        InputError: There is another option.
+    """
+    settings, rest = split_options(options)
+    refuse_unknown(command, rest, ())
+    return settings
+
+
+def refuse_unknown(where: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Check the names of options.
+
+    Raises:
+        InputError: One of `options` is not `known`.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(f"{where}: unknown options {', '.join(unknown)}")

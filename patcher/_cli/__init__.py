@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: flags, tables, exit codes, and nothing else.
 
-Exit codes: 0 pass; 1 a condition or the policy was not met; 2 could not decide (usage, bad input,
-crash); 3 nothing applicable. This is the one place that maps exceptions to them.
+`exit_codes` says what each outcome is worth; `main` is the one place that maps exceptions to codes.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from collections.abc import Sequence
 
 import click
 
+from patcher._cli.exit_codes import COULD_NOT_DECIDE, describe
 from patcher._cli.text import printable
 from patcher._version import __version__
 from patcher.errors import PatcherError
-
-_EXIT_COULD_NOT_DECIDE = 2
 
 # Name to module and help line: a command's module, and what it imports, is loaded when it is used.
 _COMMANDS = {
@@ -29,8 +27,8 @@ _COMMANDS = {
     "compare": ("compare", "Harden with several methods side by side, keep the best."),
     "audit-data": ("audit", "Find the poisoned images of a training set."),
     "calibrate": ("calibrate", "Fit a patch and write it to a file."),
-    "apply": ("patches", "Bake a patch into a model."),
-    "show": ("patches", "Show what a patch changes."),
+    "apply": ("apply", "Bake a patch into a model."),
+    "show": ("show", "Show what a patch changes."),
     "verify": ("verify", "The release gate: may the hardened model ship?"),
     "policy": ("policy", "Write or check the gate's policy file."),
     "evaluate": ("evaluate", "Measure ACC, and ASR and SIA of triggered images."),
@@ -55,14 +53,14 @@ class _Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.command(cls=_Commands, context_settings=_CONTEXT, epilog=describe())
 @click.version_option(__version__, prog_name="patcher")
 @click.option("-v", "--verbose", is_flag=True, help="Log what the library does to stderr.")
 def cli(verbose: bool) -> None:
-    """Disarm backdoors in ONNX image classifiers before they are deployed.
-
-    Exit codes: 0 pass, 1 a condition was not met, 2 could not decide, 3 nothing applicable.
-    """
+    """Disarm backdoors in ONNX image classifiers before they are deployed."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
@@ -83,20 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PatcherError as error:
         return _fail(str(error), error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", _EXIT_COULD_NOT_DECIDE)
+        return _fail("interrupted; nothing was written", COULD_NOT_DECIDE)
     except click.ClickException as error:
-        return _fail(error.format_message(), _EXIT_COULD_NOT_DECIDE)
+        return _fail(error.format_message(), COULD_NOT_DECIDE)
     except BrokenPipeError:
         # The reader of the table went away; keep Python from complaining again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _EXIT_COULD_NOT_DECIDE
+        return COULD_NOT_DECIDE
     except MemoryError:
-        return _fail("out of memory; lower --batch-size or --minibatch", _EXIT_COULD_NOT_DECIDE)
+        return _fail("out of memory; lower --batch-size or --minibatch", COULD_NOT_DECIDE)
     except Exception as error:
         logging.getLogger(__name__).info("unexpected error", exc_info=True)
         name = type(error).__name__
         reason = " ".join(str(error).split())[:300]
-        return _fail(f"unexpected {name}: {reason}; run with -v for details and report it", _EXIT_COULD_NOT_DECIDE)
+        return _fail(f"unexpected {name}: {reason}; run with -v for details and report it", COULD_NOT_DECIDE)
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,18 +7,29 @@ from typing import Any
 
 import click
 
-from patcher._cli.options import data_options, given_options, method_options, preprocess_options
-from patcher._cli.output import progress_bar, say
+from patcher._cli.exit_codes import exit_code
+from patcher._cli.help import command
+from patcher._cli.options import (
+    clean_dir_option,
+    data_options,
+    given_options,
+    method_options,
+    output_option,
+    preprocess_options,
+    provider_names,
+    quiet_option,
+)
+from patcher._cli.output import complain, progress_bar, say
 
 
-@click.command()
+@command("calibrate")
 @click.argument("model", type=click.Path())
-@click.option("--clean-dir", help="Clean images: folder a class, .npz, or module:function.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="Patch file, .safetensors.")
+@clean_dir_option(required=False)
+@output_option("Patch file, .safetensors.", required=True)
 @method_options
 @data_options
 @preprocess_options
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@quiet_option
 def calibrate(
     model: str,
     clean_dir: str | None,
@@ -32,9 +43,9 @@ def calibrate(
     """Fit a patch for MODEL on clean images and write it, without changing the model."""
     from patcher.commands.calibrate import calibrate as run
 
-    arguments = given_options(method, options) | {"providers": tuple(providers.split(","))}
+    arguments = given_options(method, options) | {"providers": provider_names(providers)}
     with progress_bar(quiet) as progress:
-        patch, calibration = run(
+        result = run(
             model,
             clean_dir=clean_dir,
             method=method,
@@ -43,9 +54,11 @@ def calibrate(
             progress=progress,
             **arguments,
         )
+    accuracy = f"held-out accuracy {result.accuracy.before:.1%} -> {result.accuracy.after:.1%}"
     if not quiet:
-        before, after = calibration.held_out_before, calibration.held_out_after
-        say(f"held-out accuracy {before:.1%} -> {after:.1%}, {len(patch.corrections)} sites corrected")
-        failed = "FAIL: the accuracy condition was not met; nothing was written"
-        say(f"patch: {output}" if calibration.satisfied else failed)
-    return 0 if calibration.satisfied else 1
+        say(f"{accuracy}, {len(result.patch.corrections)} sites corrected")
+        if result.output:
+            say(f"patch: {result.output}")
+    if not result.passed:
+        complain("FAIL", [f"{accuracy}: more than --epsilon was lost; nothing was written"])
+    return exit_code("calibrate", result.verdict)

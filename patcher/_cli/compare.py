@@ -8,32 +8,45 @@ from typing import Any
 
 import click
 
+from patcher._cli.exit_codes import exit_code
+from patcher._cli.help import command, option
 from patcher._cli.options import (
     bake_option,
+    clean_dir_option,
     data_options,
     given_options,
     method_flags,
+    output_option,
     preprocess_options,
+    provider_names,
+    quiet_option,
+    report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import print_table, progress_bar, say
+from patcher._cli.output import complain, print_table, progress_bar, say
 from patcher.calibrate import METHODS
 
 
-@click.command()
+@command("compare")
 @click.argument("model", type=click.Path())
-@click.option("--clean-dir", required=True, help="Clean images: folder a class, .npz, or module:function.")
-@click.option("-o", "--output", type=click.Path(), help="The best model. [default: <stem>.hardened.onnx beside it]")
-@click.option("--report-dir", type=click.Path(), help="One report a method. [default: <output stem>.report]")
-@click.option(
-    "--method", "methods", type=click.Choice(list(METHODS)), multiple=True, required=True, help="Two or more times."
+@clean_dir_option()
+@output_option("The best model. [default: <stem>.hardened.onnx beside it]")
+@report_dir_option("One report a method. [default: <output stem>.report]")
+@option(
+    "--method",
+    "methods",
+    section="Method",
+    type=click.Choice(list(METHODS)),
+    multiple=True,
+    required=True,
+    help="Two or more times.",
 )
 @method_flags
 @bake_option
 @triggered_options
 @data_options
 @preprocess_options
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no tables.")
+@quiet_option
 def compare(
     model: str,
     clean_dir: str,
@@ -46,14 +59,14 @@ def compare(
 ) -> int:
     """Harden MODEL with each method, show them side by side, and write the best.
 
-    A flag goes to every method that has it. Exit code 1: no method met its condition, no model was written.
+    A flag goes to every method that has it.
     """
     from patcher.commands.compare import compare as run
 
     source = Path(model)
     destination = Path(output) if output else source.with_name(f"{source.stem}.hardened.onnx")
     reports = Path(report_dir) if report_dir else destination.with_name(f"{destination.stem}.report")
-    arguments = given_options(methods, options) | {"providers": tuple(providers.split(","))}
+    arguments = given_options(methods, options) | {"providers": provider_names(providers)}
     with progress_bar(quiet) as progress:
         found = run(
             model,
@@ -72,4 +85,6 @@ def compare(
         say(f"report: {reports / 'comparison.md'}")
         if found.best:
             say(f"hardened model: {destination}")
-    return 0 if found.best else 1
+    if not found.passed:
+        complain("FAIL", found.reasons)
+    return exit_code("compare", found.verdict)

@@ -7,18 +7,25 @@ from typing import Any
 
 import click
 
-from patcher._cli.options import data_options, preprocess_options, triggered_options
+from patcher._cli.exit_codes import exit_code
+from patcher._cli.help import command, option
+from patcher._cli.options import (
+    data_options,
+    json_option,
+    preprocess_options,
+    provider_names,
+    triggered_options,
+)
 from patcher._cli.output import print_table
-from patcher.report.harden.rows import share_text
 
 
-@click.command()
+@command("evaluate")
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Labelled images: folder a class, or .npz.")
+@option("--data", section="Files", required=True, help="Labelled images: folder a class, or .npz.")
 @triggered_options
 @data_options
 @preprocess_options
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def evaluate(
     model: str,
     data: str,
@@ -36,25 +43,26 @@ def evaluate(
     flagged; FPR: clean images that are, among those of a flagged class and among all.
     """
     from patcher.commands.evaluate import evaluate as run
+    from patcher.report.harden.rows import share_text
 
     settings = {name: value for name, value in options.items() if value is not None}
-    report = run(
+    result = run(
         model,
         data=data,
         triggered=triggered,
         target=target,
         preprocess=preprocess,
-        providers=tuple(providers.split(",")),
+        providers=provider_names(providers),
         **settings,
     )
     if as_json:
-        click.echo(report.to_json(), nl=False)
-        return 0
-    document = report.as_json()
+        click.echo(result.report.to_json(), nl=False)
+        return exit_code("evaluate", result.verdict)
+    document = result.report.as_json()
     rows = [
         (name, share_text(document[name]), str(document[name]["count"]))
         for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
         if name in document
     ]
     print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
-    return 0
+    return exit_code("evaluate", result.verdict)

@@ -8,33 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from patcher._cli.exit_codes import exit_code
+from patcher._cli.help import command, option
 from patcher._cli.options import (
     bake_option,
+    clean_dir_option,
     data_options,
     given_options,
     method_options,
+    output_option,
     preprocess_options,
+    provider_names,
+    quiet_option,
+    report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import print_table, progress_bar, say
-from patcher.report.harden.rows import before_after
+from patcher._cli.output import complain, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from patcher.export.bake import Bake
 
 
-@click.command()
+@command("harden")
 @click.argument("model", type=click.Path())
-@click.option("--clean-dir", help="Clean images: folder a class, .npz, or module:function.")
-@click.option("-o", "--output", type=click.Path(), help="Hardened model. [default: <stem>.hardened.onnx beside it]")
-@click.option("--report-dir", type=click.Path(), help="Reports, pictures, patch. [default: <output stem>.report]")
+@clean_dir_option(required=False)
+@output_option("Hardened model. [default: <stem>.hardened.onnx beside it]")
+@report_dir_option("Reports, pictures, patch. [default: <output stem>.report]")
 @method_options
 @bake_option
 @triggered_options
 @data_options
 @preprocess_options
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no tables.")
+@option("--dry-run", section="Output", is_flag=True, help="Print the plan and stop.")
+@quiet_option
 def harden(
     model: str,
     clean_dir: str | None,
@@ -50,21 +56,19 @@ def harden(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Calibrate on clean images, bake the patch into MODEL, prove parity, measure, and write the result.
-
-    Exit code 0: written and every condition met. 1: a condition was not met, no model was written.
-    """
+    """Calibrate on clean images, bake the patch into MODEL, prove parity, measure, and write the result."""
     from patcher.commands.harden import harden as run
     from patcher.commands.plan import plan as plan_harden
+    from patcher.report.harden.rows import before_after
 
     source = Path(model)
     destination = Path(output) if output else source.with_name(f"{source.stem}.hardened.onnx")
     reports = Path(report_dir) if report_dir else destination.with_name(f"{destination.stem}.report")
-    arguments = given_options(method, options) | {"providers": tuple(providers.split(","))}
+    arguments = given_options(method, options) | {"providers": provider_names(providers)}
     if dry_run:
         plan = plan_harden(model, clean_dir=clean_dir, method=method, preprocess=preprocess, **arguments)
         print_table("plan", ("", ""), [*plan, ("would write", str(destination)), ("report", str(reports))])
-        return 0
+        return exit_code("harden", "pass")
     with progress_bar(quiet) as progress:
         result = run(
             model,
@@ -83,9 +87,9 @@ def harden(
         print_table(f"{source.name}, method {method}", ("", "before", "after"), before_after(result.report.as_json()))
         if "verdict" in result.calibration.summary:
             say(result.calibration.summary["verdict"])
-        for reason in result.report.reasons:
-            say(f"FAIL: {reason}")
         say(f"report: {reports / 'report.md'}")
         if result.output:
             say(f"hardened model: {result.output}")
-    return 0 if result.report.verdict == "pass" else 1
+    if not result.passed:
+        complain("FAIL", result.reasons)
+    return exit_code("harden", result.verdict)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from patcher._cli.help import Use, option
 from patcher.calibrate import METHODS
 from patcher.errors import InputError
 from patcher.runtime import CPU_PROVIDER
@@ -65,14 +66,25 @@ class TargetClass(click.ParamType[int | str]):
 
 def preprocess_options(command: Command) -> Command:
     """Add the preprocessing flags; the command gets one mapping ``preprocess``."""
+    section = "Preprocessing"
 
-    @click.option("--preprocess", "preprocess_file", type=click.Path(), help="JSON with timm pretrained_cfg keys.")
-    @click.option("--size", type=Size(), help="Resize pictures to HEIGHTxWIDTH pixels, e.g. 224 or 32x48.")
-    @click.option("--mean", type=Numbers(), help="Per channel, after scaling to 0-1, e.g. 0.485,0.456,0.406.")
-    @click.option("--std", type=Numbers(), help="Per channel, e.g. 0.229,0.224,0.225.")
-    @click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Axis order of the input. [default: as it is]")
-    @click.option("--color", type=click.Choice(["RGB", "BGR"]), help="Channel order of the input. [default: RGB]")
-    @click.option("--range", "value_range", type=click.Choice(["0-1", "0-255"]), help="Values the model takes.")
+    @option(
+        "--preprocess",
+        "preprocess_file",
+        section=section,
+        type=click.Path(),
+        help="JSON with timm pretrained_cfg keys.",
+    )
+    @option("--size", section=section, type=Size(), help="Resize pictures to HEIGHTxWIDTH pixels, e.g. 224 or 32x48.")
+    @option(
+        "--mean", section=section, type=Numbers(), help="Per channel, after scaling to 0-1, e.g. 0.485,0.456,0.406."
+    )
+    @option("--std", section=section, type=Numbers(), help="Per channel, e.g. 0.229,0.224,0.225.")
+    @option("--layout", section=section, type=click.Choice(["NCHW", "NHWC"]), help="Axis order. [default: as it is]")
+    @option("--color", section=section, type=click.Choice(["RGB", "BGR"]), help="Channel order. [default: RGB]")
+    @option(
+        "--range", "value_range", section=section, type=click.Choice(["0-1", "0-255"]), help="Values the model takes."
+    )
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _PREPROCESS}
@@ -84,32 +96,71 @@ def preprocess_options(command: Command) -> Command:
 
 def data_options(command: Command) -> Command:
     """Add the flags that say how labelled images are read and measured."""
-    for option in reversed(
+    images, run = "Clean images", "Run"
+    for decorate in reversed(
         [
-            click.option(
-                "--classes", "classes_file", type=click.Path(), help="Class names, one a line, in class order."
+            option("--classes", "classes_file", section=images, type=click.Path(), help="Class names, one a line."),
+            option("--limit-per-class", section=images, type=int, help="Use at most so many images a class."),
+            option(
+                "--pseudo-labels/--no-pseudo-labels", section=images, help="Take the model's own answers as labels."
             ),
-            click.option("--limit-per-class", type=int, help="Use at most so many images a class."),
-            click.option("--pseudo-labels/--no-pseudo-labels", help="Take the model's own answers as labels."),
-            click.option("--accuracy-floor", type=float, help="Refuse below this accuracy. [default: 2 x chance]"),
-            click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
-            click.option("--batch-size", type=int, default=128, show_default=True, help="Images in memory at a time."),
-            click.option(
+            option("--accuracy-floor", section=images, type=float, help="Refuse below it. [default: 2 x chance]"),
+            option("--seed", section=run, type=int, default=0, show_default=True, help="Of everything random."),
+            option("--batch-size", section=run, type=int, default=128, show_default=True, help="Images at a time."),
+            option(
                 "--providers",
+                section=run,
                 default=CPU_PROVIDER,
                 show_default=True,
                 help="ONNX Runtime execution providers, separated by commas.",
             ),
         ]
     ):
-        command = option(command)
+        command = decorate(command)
     return command
+
+
+def clean_dir_option(*, required: bool = True) -> Callable[[Command], Command]:
+    """Add ``--clean-dir``."""
+    return option(
+        "--clean-dir",
+        section="Clean images",
+        required=required,
+        help="Labelled clean images: folder a class, .npz, or module:function.",
+    )
+
+
+def report_dir_option(text: str) -> Callable[[Command], Command]:
+    """Add ``--report-dir``."""
+    return option("--report-dir", section="Files", type=click.Path(), help=text)
+
+
+def output_option(text: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """Add ``-o/--output``."""
+    return option("-o", "--output", section="Files", required=required, type=click.Path(), help=text)
+
+
+def device_option(command: Command) -> Command:
+    """Add ``--device``."""
+    return option("--device", section="Run", default="auto", show_default=True, help="auto, cpu or cuda.")(command)
+
+
+def quiet_option(command: Command) -> Command:
+    """Add ``-q/--quiet``."""
+    text = "No progress and no tables; what fails is still said on stderr."
+    return option("-q", "--quiet", section="Output", is_flag=True, help=text)(command)
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json``."""
+    return option("--json", "as_json", section="Output", is_flag=True, help="Print as JSON.")(command)
 
 
 def bake_option(command: Command) -> Command:
     """Add ``--bake``."""
-    return click.option(
+    return option(
         "--bake",
+        section="Output",
         type=click.Choice(["nodes", "folded", "auto"]),
         default="nodes",
         show_default=True,
@@ -119,16 +170,24 @@ def bake_option(command: Command) -> Command:
 
 def triggered_options(command: Command) -> Command:
     """Add the flags for triggered test images."""
-    command = click.option("--target", type=TargetClass(), help="The attacker's class, or all-to-all.")(command)
-    return click.option(
-        "--triggered", type=click.Path(), help=".npz of triggered images and true labels; only scored."
+    section = "Files"
+    command = option("--target", section=section, type=TargetClass(), help="The attacker's class, or all-to-all.")(
+        command
+    )
+    return option(
+        "--triggered", section=section, type=click.Path(), help=".npz of triggered images and labels; only scored."
     )(command)
 
 
 def method_options(command: Command) -> Command:
     """Add ``--method`` and `method_flags`."""
-    return click.option(
-        "--method", type=click.Choice(list(METHODS)), default="unit", show_default=True, help="How to repair."
+    return option(
+        "--method",
+        section="Method",
+        type=click.Choice(list(METHODS)),
+        default="unit",
+        show_default=True,
+        help="How to repair.",
     )(method_flags(command))
 
 
@@ -138,8 +197,8 @@ def method_flags(command: Command) -> Command:
     A flag that several methods share is declared once; only flags that were given are handed on.
     """
     for name, uses in reversed(_method_flags().items()):
-        command = _flag(name, uses)(command)
-    return click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")(command)
+        command = _flag(name, uses, section="Method")(command)
+    return device_option(command)
 
 
 def dataclass_options(options: type[Any]) -> Callable[[Command], Command]:
@@ -147,10 +206,15 @@ def dataclass_options(options: type[Any]) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         for name, use in reversed(_uses(options, "").items()):
-            command = _flag(name, [use])(command)
+            command = _flag(name, [use], section="Method")(command)
         return command
 
     return decorate
+
+
+def provider_names(text: str) -> tuple[str, ...]:
+    """``--providers`` as the library takes it."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def given_options(method: str | Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +232,7 @@ def given_options(method: str | Sequence[str], values: dict[str, Any]) -> dict[s
 
 
 @dataclass(frozen=True)
-class _Use:
+class _Declared:
     """One method's declaration of a flag."""
 
     method: str
@@ -178,37 +242,38 @@ class _Use:
 
 
 @functools.cache
-def _method_flags() -> dict[str, list[_Use]]:
-    flags: dict[str, list[_Use]] = {}
+def _method_flags() -> dict[str, list[_Declared]]:
+    flags: dict[str, list[_Declared]] = {}
     for method in METHODS.values():
-        for name, use in _uses(method.load().Options, method.name).items():
+        for name, use in _uses(method.options(), method.name).items():
             flags.setdefault(name, []).append(use)
     return flags
 
 
-def _uses(options: type[Any], method: str) -> dict[str, _Use]:
+def _uses(options: type[Any], method: str) -> dict[str, _Declared]:
     """Each field of a dataclass of options as a flag."""
     hints = typing.get_type_hints(options)
     return {
-        part.name: _Use(
+        part.name: _Declared(
             method, hints[part.name], None if part.default is MISSING else part.default, part.metadata.get("help", "")
         )
         for part in fields(options)
     }
 
 
-def _flag(name: str, uses: Sequence[_Use]) -> Callable[[Command], Command]:
-    methods: dict[str, list[str]] = {}
-    for use in uses:
-        methods.setdefault(f"{use.help} [default: {_shown(use.default)}]", []).append(use.method)
-    texts = [f"{', '.join(names)}: {text}" if any(names) else text for text, names in methods.items()]
-    flag, kind = f"--{name.replace('_', '-')}", uses[0].kind
+def _flag(name: str, declared: Sequence[_Declared], *, section: str) -> Callable[[Command], Command]:
+    flag, kind = f"--{name.replace('_', '-')}", declared[0].kind
+    first = f"{declared[0].help}  [default: {_shown(declared[0].default)}]"
+    settings: dict[str, Any] = {
+        "section": section,
+        "default": None,
+        "help": first,
+        "uses": {item.method: Use(item.help, _shown(item.default)) for item in declared if item.method},
+    }
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help="; ".join(texts))
-    choices = dict.fromkeys(choice for use in uses for choice in _choices(use.kind))
-    return click.option(
-        flag, name, type=click.Choice(list(choices)) if choices else _plain(kind), default=None, help="; ".join(texts)
-    )
+        return option(f"{flag}/--no-{flag[2:]}", name, **settings)
+    choices = dict.fromkeys(choice for item in declared for choice in _choices(item.kind))
+    return option(flag, name, type=click.Choice(list(choices)) if choices else _plain(kind), **settings)
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
@@ -223,4 +288,6 @@ def _plain(kind: Any) -> type:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
     return "none" if default is None else str(default)

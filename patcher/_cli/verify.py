@@ -9,25 +9,36 @@ from typing import Any
 
 import click
 
-from patcher._cli.options import data_options, preprocess_options, triggered_options
-from patcher._cli.output import print_table, progress_bar, say
+from patcher._cli.exit_codes import exit_code
+from patcher._cli.help import command, option
+from patcher._cli.options import (
+    clean_dir_option,
+    data_options,
+    json_option,
+    preprocess_options,
+    provider_names,
+    quiet_option,
+    report_dir_option,
+    triggered_options,
+)
+from patcher._cli.output import complain, print_table, progress_bar, say
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-@click.command()
+@command("verify")
 @click.argument("original", type=click.Path())
 @click.argument("hardened", type=click.Path())
-@click.option("--clean-dir", required=True, help="Clean images: folder a class, .npz, or module:function.")
-@click.option("--policy", type=click.Path(), help="Policy file (TOML). [default: the built-in limits]")
-@click.option("--patch", type=click.Path(), help="The patch file; applied again, it must give the same bytes.")
-@click.option("--triggers", type=click.Path(), help="Triggers that 'patcher scan' estimated, .npz.")
+@clean_dir_option()
+@option("--policy", section="Files", type=click.Path(), help="Policy file (TOML). [default: the built-in limits]")
+@option("--patch", section="Files", type=click.Path(), help="The patch; applied again, it must give the same bytes.")
+@option("--triggers", section="Files", type=click.Path(), help="Triggers that 'patcher scan' estimated, .npz.")
 @triggered_options
-@click.option("--report-dir", type=click.Path(), help="Write report.json, .md, .html, junit.xml, results.sarif there.")
+@report_dir_option("Write report.json, .md, .html, junit.xml, results.sarif there.")
 @data_options
 @preprocess_options
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no table.")
+@json_option
+@quiet_option
 def verify(
     original: str,
     hardened: str,
@@ -38,11 +49,7 @@ def verify(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Decide whether HARDENED may ship in place of ORIGINAL.
-
-    Exit code 0: every check passed, was skipped or is suppressed. 1: a check failed or could not be run.
-    2: could not decide.
-    """
+    """Decide whether HARDENED may ship in place of ORIGINAL."""
     from patcher.commands.verify import verify as run
     from patcher.report.folder import check_report_dir
     from patcher.report.verify.files import write_gate_reports
@@ -56,7 +63,7 @@ def verify(
             original,
             hardened,
             preprocess=preprocess,
-            providers=tuple(providers.split(",")),
+            providers=provider_names(providers),
             progress=progress,
             **given,
         )
@@ -72,4 +79,6 @@ def verify(
         say(f"sha256 to sign: {document['hardened']['sha256']}" if result.passed else "not to be released")
         if report_dir is not None:
             say(f"report: {Path(report_dir) / 'report.html'}")
-    return 0 if result.passed else 1
+    if not result.passed:
+        complain("FAIL", [f"{check.name}: {check.message}" for check in result.failed])
+    return exit_code("verify", result.verdict)

@@ -15,16 +15,15 @@ from patcher.calibrate.audit.options import AuditOptions
 from patcher.calibrate.classifier import Classifier, choose_device
 from patcher.calibrate.findings import Findings
 from patcher.data.preprocess import resolve_preprocess
-from patcher.errors import InputError
 from patcher.files import Source, replace_file
 from patcher.graph.weight_channels import find_layers
 from patcher.model.model import read_model
 from patcher.progress import Progress, no_progress
 from patcher.report.audit.files import write_suspects
 from patcher.report.folder import check_report_dir, make_folder
-from patcher.report.report import Report
+from patcher.report.report import Report, Reported
 from patcher.report.sections import model_section
-from patcher.settings import Settings, split_options
+from patcher.settings import Settings, refuse_unknown, split_options
 from patcher.steps.fit import sites_for
 from patcher.steps.prepare import Prepared, prepare
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AuditResult:
+class AuditResult(Reported):
     """What `audit_data` found.
 
     Attributes:
@@ -72,8 +71,7 @@ def audit_data(
     started = time.perf_counter()
     check_report_dir(report_dir)
     settings, own = split_options(options)
-    if unknown := set(own) - {part.name for part in fields(AuditOptions)}:
-        raise InputError(f"audit-data: unknown options {', '.join(sorted(unknown))}")
+    refuse_unknown("audit-data", own, (part.name for part in fields(AuditOptions)))
     audit_options = AuditOptions(**own)
     read = read_model(model)
     sites = sites_for(read, METHODS["none"])

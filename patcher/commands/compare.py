@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from patcher.commands.harden import HardenResult, harden
 from patcher.errors import InputError, NotApplicableError
@@ -40,6 +40,21 @@ class Comparison:
     best: str | None
     reason: str
 
+    @property
+    def passed(self) -> bool:
+        """Whether a method met its conditions."""
+        return self.best is not None
+
+    @property
+    def verdict(self) -> Literal["pass", "fail"]:
+        """``pass`` or ``fail``."""
+        return "pass" if self.passed else "fail"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the best is the best, or why none is."""
+        return (self.reason,)
+
     def header(self) -> tuple[str, ...]:
         """Column titles of `rows`."""
         return ("", "before", *(f"{name} (best)" if name == self.best else name for name in self.results))
@@ -49,7 +64,7 @@ class Comparison:
         columns = [before_after(result.report.as_json()) for result in self.results.values()]
         before = {name: value for column in columns for name, value, _ in column}
         after = [{name: value for name, _, value in column} for column in columns]
-        rows = [("verdict", "", *(result.report.verdict for result in self.results.values()))]
+        rows = [("verdict", "", *(result.verdict for result in self.results.values()))]
         return rows + [(name, value, *(column.get(name, "") for column in after)) for name, value in before.items()]
 
 
@@ -115,21 +130,22 @@ _HARDEN = ("triggered", "target", "preprocess", "bake")
 def _options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What of the options a method takes."""
     known = {part.name for part in fields(Settings)} | set(_HARDEN)
-    known |= {part.name for part in fields(choose_method(method).load().Options)}
+    known |= {part.name for part in fields(choose_method(method).options())}
     return {name: value for name, value in options.items() if name in known}
 
 
 def _best(results: Mapping[str, HardenResult]) -> tuple[str | None, str]:
-    documents = {name: result.report.as_json() for name, result in results.items()}
-    passed = [name for name, document in documents.items() if document["verdict"] == "pass"]
+    passed = {name: result for name, result in results.items() if result.passed}
     if not passed:
         return None, "no method met the accuracy condition; nothing was written under the output's name"
-    if not all("attack" in documents[name]["after"] for name in passed):
-        return passed[0], f"{passed[0]}: the first that met the accuracy condition; give --triggered to compare attacks"
+    attacks = {name: result.attack for name, result in passed.items()}
+    if None in attacks.values():
+        first = next(iter(passed))
+        return first, f"{first}: the first that met the accuracy condition; give --triggered to compare attacks"
 
     def quality(name: str) -> tuple[float, float]:
-        after = documents[name]["after"]
-        return after["attack"]["ASR"]["value"], -(after["held_out"]["value"] or 0.0)
+        attack = attacks[name]
+        return attack.asr.after.value if attack else 1.0, -passed[name].accuracy.after.value
 
     best = min(passed, key=quality)
     return best, f"{best}: the lowest attack success among those that met the accuracy condition"

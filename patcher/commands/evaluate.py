@@ -4,22 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.data.preprocess import resolve_preprocess
-from patcher.errors import InputError
 from patcher.files import Source
+from patcher.measure.scores import AttackScore, Share
 from patcher.model.model import read_model
 from patcher.report.evaluation import evaluation_report
-from patcher.report.report import Report
-from patcher.settings import split_options
+from patcher.report.report import Report, Reported
+from patcher.settings import settings_alone
 from patcher.steps.before_after import score
-from patcher.steps.flags import measure_detection
+from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import prepare
 from patcher.triggers.triggered import Target, holds_triggers, read_triggered, triggered_by
 
 if TYPE_CHECKING:
     import onnx
+
+
+@dataclass(frozen=True)
+class EvaluateResult(Reported):
+    """What `evaluate` measured.
+
+    Attributes:
+        report: The same as a report.
+        accuracy: Images that get their label (ACC).
+        attack: ASR and SIA; ``None`` where no triggered images were given.
+        detection: TPR and FPR; ``None`` for a model without a flag.
+    """
+
+    report: Report
+    accuracy: Share
+    attack: AttackScore | None
+    detection: Detection | None
 
 
 def evaluate(
@@ -30,7 +48,7 @@ def evaluate(
     target: Target | None = None,
     preprocess: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Report:
+) -> EvaluateResult:
     """Measure ACC, ASR and SIA where triggered images are given, TPR and FPR where the model flags.
 
     Args:
@@ -44,9 +62,7 @@ def evaluate(
     Raises:
         InputError: A file, folder or option cannot be used.
     """
-    settings, unknown = split_options(options)
-    if unknown:
-        raise InputError(f"evaluate: unknown options {', '.join(sorted(unknown))}")
+    settings = settings_alone("evaluate", options)
     read = read_model(model)
     prepared = prepare(read, data, resolve_preprocess(read, **(preprocess or {})), settings)
     attack = None
@@ -56,4 +72,5 @@ def evaluate(
         attack = read_triggered(triggered, prepared.preprocess, target)
     scored = score(prepared.session, prepared, attack, settings) if attack else None
     detection = measure_detection(prepared.session, prepared, attack, settings)
-    return evaluation_report(prepared, str(data), scored, detection)
+    report = evaluation_report(prepared, str(data), scored, detection)
+    return EvaluateResult(report, prepared.accuracy, scored, detection)

@@ -4,7 +4,8 @@
 import patcher
 
 result = patcher.harden("model.onnx", clean_dir="data/", method="unit")
-result.report.verdict      # "pass" or "fail"
+result.verdict                                        # "pass" or "fail"
+result.accuracy.before.value, result.accuracy.after.value   # shares, 0 to 1
 result.save("model.hardened.onnx")
 """
 
@@ -22,15 +23,18 @@ from patcher.data.preprocess import resolve_preprocess
 from patcher.export import apply_guard
 from patcher.export.bake import Bake, bake_patch
 from patcher.files import Source, check_output
+from patcher.measure.change import AttackChange, Change
+from patcher.measure.scores import Share
 from patcher.model.model import Model, read_model
 from patcher.patch import Patch
 from patcher.progress import Progress
 from patcher.report.folder import check_report_dir
 from patcher.report.harden.document import hardening_report
 from patcher.report.harden.files import write_reports
-from patcher.report.report import Report
-from patcher.steps.before_after import measure
+from patcher.report.report import Report, Reported
+from patcher.steps.before_after import Measured, measure
 from patcher.steps.fit import choose_method, fit_patch
+from patcher.steps.flags import Detection
 from patcher.steps.prove import prove
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
 from patcher.triggers.triggered import Target, read_triggered
@@ -40,11 +44,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HardenResult:
+class HardenResult(Reported):
     """What `harden` made.
 
     Attributes:
         report: What was measured, verdict first.
+        measured: The same as plain attributes.
         patch: The corrections.
         model: The hardened model, weights inline.
         calibration: The method's own findings.
@@ -54,12 +59,33 @@ class HardenResult:
     """
 
     report: Report
+    measured: Measured
     patch: Patch
     model: onnx.ModelProto
     calibration: Calibration
     output: Path | None = None
     guard: onnx.ModelProto | None = None
     source: Model | None = None
+
+    @property
+    def accuracy(self) -> Change[Share]:
+        """Accuracy before and after, on the held-out images."""
+        return self.measured.accuracy
+
+    @property
+    def attack(self) -> AttackChange | None:
+        """ASR and SIA before and after; ``None`` where no triggered images were given."""
+        return self.measured.attack
+
+    @property
+    def detection(self) -> Detection | None:
+        """TPR and FPR of the hardened model's flag; ``None`` where it has none."""
+        return self.measured.after.detection
+
+    @property
+    def agreement(self) -> Share:
+        """Clean images on which both models give the same class."""
+        return self.measured.agreement
 
     def save(self, path: Source) -> None:
         """Write the hardened model to `path`, whole or not at all; its guard beside it as ``<stem>.guard.onnx``.
@@ -129,7 +155,7 @@ def harden(
     passed = report.verdict == "pass"
     if report_dir is not None:
         write_reports(report, Path(report_dir), fitted)
-    result = HardenResult(report, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
+    result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
     if output is not None and passed:
         result.save(output)
         result = replace(result, output=Path(output))

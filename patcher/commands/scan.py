@@ -29,10 +29,10 @@ from patcher.files import Source
 from patcher.model.model import Model, read_model
 from patcher.progress import Progress, no_progress
 from patcher.report.folder import check_report_dir
-from patcher.report.report import Report
+from patcher.report.report import Report, Reported
 from patcher.report.scan.document import scan_report
 from patcher.report.scan.files import write_scan
-from patcher.settings import Settings, split_options
+from patcher.settings import Settings, refuse_unknown, split_options
 from patcher.steps.prepare import prepare
 from patcher.triggers.trigger import Trigger
 
@@ -45,7 +45,7 @@ _BYTES = 4
 
 
 @dataclass(frozen=True)
-class ScanResult:
+class ScanResult(Reported):
     """The outcome of a scan.
 
     Attributes:
@@ -138,7 +138,6 @@ def fitting_batch(model: Model, memory_mib: int, batch_size: int) -> int:
 def _read_options(options: Mapping[str, Any]) -> tuple[Settings, Options, Thresholds]:
     settings, rest = split_options(options)
     taken = [{part.name for part in fields(kind)} for kind in (Options, Thresholds)]
-    if unknown := set(rest) - taken[0] - taken[1]:
-        raise InputError(f"scan: unknown options {', '.join(sorted(unknown))}")
+    refuse_unknown("scan", rest, taken[0] | taken[1])
     own, limits = ({name: value for name, value in rest.items() if name in names} for names in taken)
     return settings, Options(**own), Thresholds(**limits)

@@ -22,16 +22,16 @@ from patcher.gate.triggers import Picture
 from patcher.model.model import Model, read_model
 from patcher.patch import read_patch
 from patcher.progress import Progress, no_progress
-from patcher.report.report import Report
+from patcher.report.report import Report, Reported
 from patcher.report.verify.document import gate_report
-from patcher.settings import split_options
+from patcher.settings import settings_alone
 from patcher.steps.prepare import Prepared, prepare
 from patcher.triggers.trigger import Trigger, read_triggers
 from patcher.triggers.triggered import Target, Triggered, read_triggered
 
 
 @dataclass(frozen=True)
-class GateResult:
+class GateResult(Reported):
     """What `verify` found.
 
     Attributes:
@@ -47,9 +47,9 @@ class GateResult:
     class_names: tuple[str, ...]
 
     @property
-    def passed(self) -> bool:
-        """Whether the model may ship."""
-        return not any(check.failed for check in self.checks)
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that stand in the way."""
+        return tuple(check for check in self.checks if check.failed)
 
 
 def verify(
@@ -91,9 +91,7 @@ def verify(
         UnsupportedGraphError: The original cannot be read faithfully.
     """
     started = time.perf_counter()
-    settings, unknown = split_options(options)
-    if unknown:
-        raise InputError(f"verify: unknown options {', '.join(sorted(unknown))}")
+    settings = settings_alone("verify", options)
     rules = policy if isinstance(policy, Policy) else read_policy(policy, tuple(CHECKS))
     found_patch = read_patch(patch) if patch is not None else None
     after = read_hardened(Path(hardened), settings)

@@ -56,6 +56,35 @@ class Report:
         return json.dumps(self.as_json(), indent=2, allow_nan=False, default=_plain) + "\n"
 
 
+class Reported:
+    """What every command's result says of itself; the figures are attributes of their own.
+
+    Attributes:
+        report: What was measured, as written to the report files.
+    """
+
+    report: Report
+
+    @property
+    def verdict(self) -> Verdict:
+        """``pass`` or ``fail``; of a scan or an audit what was found."""
+        return self.report.verdict
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One sentence for each condition that was not met, or for what was found."""
+        return self.report.reasons
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole report as plain JSON values."""
+        return self.report.as_json()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every condition was met and nothing was found."""
+        return self.verdict in ("pass", "clean")
+
+
 def _plain(value: Any) -> Any:
     """NumPy scalars to Python's."""
     if hasattr(value, "item"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.measure.change import AttackChange, Change
 from patcher.measure.latency import Latency, paired_latency
 from patcher.measure.scores import AttackScore, Share, as_feed, predict, score_attack, share
 from patcher.runtime import TwoFileSession
@@ -72,6 +73,21 @@ class Measured:
     bytes_before: int
     bytes_after: int
     latency: Latency
+
+    @property
+    def accuracy(self) -> Change[Share]:
+        """On the held-out images; on the fit images where nothing is held out."""
+        if self.before.held_out.count:
+            return Change(self.before.held_out, self.after.held_out)
+        return Change(self.before.fit, self.after.fit)
+
+    @property
+    def attack(self) -> AttackChange | None:
+        """On the triggered images; ``None`` where none were given."""
+        before, after = self.before.attack, self.after.attack
+        if before is None or after is None:
+            return None
+        return AttackChange(Change(before.asr, after.asr), Change(before.sia, after.sia))
 
 
 def measure(

@@ -21,7 +21,7 @@ from patcher.model.model import Model
 from patcher.patch import Branch, Patch, UpperBound
 from patcher.progress import Progress, no_progress
 from patcher.runtime import FLAG_OUTPUT
-from patcher.settings import Settings, split_options
+from patcher.settings import Settings, refuse_unknown, split_options
 from patcher.steps.prepare import Prepared
 from patcher.steps.training_data import read_data, without_suspects
 
@@ -75,10 +75,8 @@ def read_options(method: Method, options: Mapping[str, Any]) -> tuple[Settings, 
         InputError: An option is unknown or out of its range.
     """
     settings, own = split_options(options)
-    known = [part.name for part in fields(method.load().Options)]
-    if unknown := sorted(set(own) - set(known)):
-        raise InputError(f"method {method.name}: options {', '.join(known)} expected, found {', '.join(unknown)}")
-    return settings, method.load().Options(**own)
+    refuse_unknown(f"method {method.name}", own, (part.name for part in fields(method.options())))
+    return settings, method.options()(**own)
 
 
 def recorded_options(method_options: Any) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_an_unmet_condition_exits_1_and_writes_no_model(samples: Path, tmp_path:
     arguments = ("--clean-dir", samples / "clean", "--steps", 0, "--z", 0.01, "-o", tmp_path / "o.onnx")
     outcome = run("harden", samples / "digits.onnx", *arguments)
     assert outcome.code == 1
-    assert "FAIL" in outcome.out
+    assert "FAIL" in outcome.err
     assert not (tmp_path / "o.onnx").exists()
     assert json.loads((tmp_path / "o.report" / "report.json").read_text())["verdict"] == "fail"
 

@@ -68,7 +68,7 @@ def test_unit_fits_tied_bounds_that_fold_without_rescaling():
     path = SHARED / "zoo" / "badnets_r18.onnx"
     clean = SHARED / "cifar10" / "clean"
     options = {"steps": 2, "check_every": 1, "epsilon": 0.5, "limit_per_class": 8}
-    patch, _ = calibrate(path, clean_dir=clean, tie_residual=True, **options)
+    patch = calibrate(path, clean_dir=clean, tie_residual=True, **options).patch
     bounds = {item.tensor: item.bound for item in patch.corrections}
     model = read_model(path)
     for stream in residual_streams(model, activation_sites(model)):
@@ -76,5 +76,5 @@ def test_unit_fits_tied_bounds_that_fold_without_rescaling():
             np.testing.assert_array_equal(bounds[name], bounds[stream[0]])
     baked = bake_patch(model, patch, "folded")
     assert baked.as_json() == {"folded": 17, "nodes": {}, "rescaled": []}
-    untied, _ = calibrate(path, clean_dir=clean, **options)
+    untied = calibrate(path, clean_dir=clean, **options).patch
     assert len(bake_patch(model, untied, "folded").rescaled) == 5

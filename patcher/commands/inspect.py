@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is and what can be done with it: `patcher inspect`. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.calibrate import METHODS
+from patcher.files import Source
+from patcher.graph.site import Site
+from patcher.graph.sites import find_sites
+from patcher.model.model import Model, read_model
+from patcher.model.provenance import Provenance, read_provenance
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Applicability:
+    """Whether a method can act on a model.
+
+    Attributes:
+        applies: Whether it has a site for the method.
+        reason: How many sites there are, or what is missing.
+    """
+
+    applies: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What `inspect` found.
+
+    Attributes:
+        model: The classifier: input, outputs, class scores, opset.
+        sites: Where corrections may act, in graph order.
+        methods: Whether each method applies.
+        provenance: Who hardened it; ``None`` for a model that was not hardened.
+    """
+
+    model: Model
+    sites: tuple[Site, ...]
+    methods: Mapping[str, Applicability]
+    provenance: Provenance | None
+
+    def about(self) -> dict[str, str]:
+        """The model in words."""
+        from onnx import TensorProto
+
+        model, proto = self.model, self.model.proto
+        kind = TensorProto.DataType.Name(model.input.elem_type).lower()
+        made = self.provenance
+        return {
+            "name": model.path.name if model.path else "model",
+            "sha256": model.sha256,
+            "opset": str(model.opset),
+            "IR version": str(proto.ir_version),
+            "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+            "nodes": str(len(proto.graph.node)),
+            "input": f"{model.input.name}: {kind} {shape_text(model.input.shape)} {model.layout}",
+            "outputs": "; ".join(f"{output.name} {shape_text(output.shape)}" for output in model.outputs),
+            "class scores": f"{model.logits} ({model.head}), {model.num_classes} classes",
+            "hardened": f"by patcher {made.version}, method {made.method}" if made else "no",
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        methods = {name: ("yes, " if item.applies else "no: ") + item.reason for name, item in self.methods.items()}
+        return {**self.about(), "methods": methods, "sites": [asdict(site) for site in self.sites]}
+
+
+def inspect(model: Source | bytes | onnx.ModelProto) -> InspectResult:
+    """Read a model, its sites and which methods apply.
+
+    Args:
+        model: Path, bytes or ``ModelProto`` of an ONNX image classifier.
+
+    Raises:
+        InputError: The file is missing or no ONNX model.
+        UnsupportedGraphError: It is no classifier that can be read faithfully.
+    """
+    read = read_model(model)
+    sites = find_sites(read)
+    methods = {method.name: _applies(method.site_kind, sites) for method in METHODS.values()}
+    return InspectResult(read, sites, methods, read_provenance(read.proto))
+
+
+def _applies(kind: str, sites: tuple[Site, ...]) -> Applicability:
+    count = sum(site.kind == kind for site in sites)
+    return Applicability(count > 0, f"{count} {kind} sites" if count else f"no {kind} sites")
+
+
+def shape_text(shape: tuple[int | str | None, ...]) -> str:
+    """A shape for people: an open axis by its name, or ``?``."""
+    return "(" + ", ".join("?" if length is None else str(length) for length in shape) + ")"

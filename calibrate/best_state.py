@@ -25,6 +25,11 @@ _GAIN = 1e-3  # smallest relative gain in tightness that counts as one
 _ROUNDING = 1e-6  # a loss of exactly epsilon holds the condition
 
 
+def holds(lost: float, epsilon: float) -> bool:
+    """Whether the accuracy condition holds: no more than `epsilon` `lost`, both shares of images, 0 to 1."""
+    return lost <= epsilon + _ROUNDING
+
+
 @dataclass(frozen=True)
 class State:
     """Parameters that were measured.
@@ -105,9 +110,8 @@ class Search:
         every = torch.cat([drop, *self._seen])
         self._seen.clear()
         error = float(every.std() / len(every) ** 0.5) if len(every) > 1 else 0.0
-        allowed = self._epsilon + _ROUNDING
-        satisfied = float(drop.mean()) <= allowed
-        safe = satisfied and (not self._room or float(every.mean()) + error <= allowed)
+        satisfied = holds(float(drop.mean()), self._epsilon)
+        safe = satisfied and (not self._room or holds(float(every.mean()) + error, self._epsilon))
         copies = tuple(item.detach().clone() for item in parameters)
         state = State(step, float(hits.float().mean()), tightness, satisfied, safe, copies)
         self.curve.append(

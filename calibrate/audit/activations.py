@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.run import Run
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.site import Site
-from patcher.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -72,34 +72,31 @@ def judged_sites(classifier: Classifier, sites: Sequence[Site], training_set: Cl
 
 @torch.no_grad()
 def stream_maxima(
-    classifier: Classifier,
+    run: Run,
     sites: Sequence[Site],
     training_set: CleanSet,
     images: Indices,
     *,
-    batch_size: int,
     rewrite: Rewrite | None = None,
-    progress: Progress = no_progress,
     description: str = "none: read activations",
 ) -> Maxima:
     """Run `images` through the model and keep each neuron's maximum.
 
     Args:
-        classifier: The model.
+        run: Of the audit.
         sites: Channel sites.
         training_set: The training set.
         images: Indices into it.
-        batch_size: Images in memory at a time.
         rewrite: Present weights.
-        progress: Told of each batch.
-        description: What `progress` shows.
+        description: What is shown as progress.
     """
+    classifier, size = run.classifier, run.batch_size
     neurons = tuple(Neuron(pre_activation(site), channel) for site in sites for channel in range(site.channels))
     values = _mapped(len(neurons), len(training_set))
     probabilities = _mapped(len(training_set), classifier.model.num_classes)
     names = [pre_activation(site) for site in sites]
-    for start in range(0, len(images), batch_size):
-        chosen = images[start : start + batch_size]
+    for start in range(0, len(images), size):
+        chosen = images[start : start + size]
         found = classifier.run(classifier.tensor(training_set.images(chosen)), fetch=names, rewrite=rewrite)
         rows = []
         for site, name in zip(sites, names, strict=True):
@@ -109,7 +106,7 @@ def stream_maxima(
         values[:, chosen] = torch.cat(rows).float().cpu().numpy()
         logits = classifier.as_logits(found[classifier.model.logits])
         probabilities[chosen] = logits.softmax(dim=1).float().cpu().numpy()
-        progress(description, min(start + batch_size, len(images)), len(images))
+        run.progress(description, min(start + size, len(images)), len(images))
     return Maxima(neurons, values, probabilities)
 
 

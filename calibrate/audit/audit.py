@@ -16,65 +16,51 @@ from patcher.calibrate.audit.activations import judged_sites, pre_activation, st
 from patcher.calibrate.audit.confirmation import Verdict, judge
 from patcher.calibrate.audit.groups import Thresholds, find_groups
 from patcher.calibrate.audit.options import AuditOptions
-from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.classifier import Rewrite
 from patcher.calibrate.findings import Findings, Group, Suspect
+from patcher.calibrate.run import Run
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import NotApplicableError
 from patcher.graph.sites import find_sites
 from patcher.graph.weight_channels import Layer
-from patcher.progress import Progress, no_progress
 
 _NEURONS_SHOWN = 3
 
 
 def audit(
-    classifier: Classifier,
+    run: Run,
     layers: Sequence[Layer],
     training_set: CleanSet,
     images: Indices,
     options: AuditOptions,
     *,
-    seed: int,
-    batch_size: int,
     rewrite: Rewrite | None = None,
-    progress: Progress = no_progress,
     description: str = "none: read activations",
 ) -> Verdict:
     """Look for poisoned images.
 
     Args:
-        classifier: The model.
+        run: The model, and the seed of the choice of the images for moments.
         layers: Of its channel sites; the class scores' own layer has no neurons.
         training_set: The training set.
         images: Indices of the images to look at.
         options: Thresholds.
-        seed: Choice of the images for moments.
-        batch_size: Images in memory at a time.
-        rewrite: Present weights, for the search; the verdict is asked of the model as it came.
-        progress: Told of each batch.
+        rewrite: Present weights, for the search; the confirmation always runs the original weights.
         description: What `progress` shows.
 
     Raises:
         NotApplicableError: No site has one value an image.
     """
+    classifier = run.classifier
     hidden = judged_sites(classifier, [layer.site for layer in layers if layer.weight is not None], training_set)
     if not hidden:
         raise NotApplicableError("method none needs neurons with one value an image, found none; see 'patcher inspect'")
     thresholds = Thresholds(
         options.criterion, options.separability, options.theta, options.z, options.neurons, options.top
     )
-    maxima = stream_maxima(
-        classifier,
-        hidden,
-        training_set,
-        images,
-        batch_size=batch_size,
-        rewrite=rewrite,
-        progress=progress,
-        description=description,
-    )
+    maxima = stream_maxima(run, hidden, training_set, images, rewrite=rewrite, description=description)
     groups = find_groups(maxima, training_set.labels, images, thresholds)
-    # Asked of the model as it came: repaired weights would no longer show what a label rested on.
+    # Of the original weights: repaired ones would no longer show what a label rested on.
     activations = [site for site in find_sites(classifier.model) if site.kind == "activation"]
     return judge(
         classifier,
@@ -83,8 +69,8 @@ def audit(
         images,
         groups,
         margin=options.margin,
-        batch_size=batch_size,
-        rng=np.random.default_rng(seed),
+        batch_size=run.batch_size,
+        rng=np.random.default_rng(run.seed),
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BNA's objective for one target, and the search for its minimum; see `patcher.calibrate.bna.method`.
+"""What BNA minimises, measures and keeps for one target; see `patcher.calibrate.bna.method`.
 
 Memory does not grow with the number of images: reference histograms are summed over batches, moments are
 streamed, and of each channel at most `_VALUES` values a batch are counted, taken at equal distances.
@@ -20,14 +20,13 @@ from torch import Tensor
 from patcher.calibrate.bna.normalization import SiteRealignment, reestimate
 from patcher.calibrate.bna.objective import Objective, answer_divergence
 from patcher.calibrate.bna.options import Learned, Options
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
-from patcher.calibrate.training import fit
+from patcher.calibrate.training import Problem, Steps, fit
 from patcher.calibrate.triggered import TriggerSet
-from patcher.data.clean_set import CleanSet, Indices
+from patcher.data.clean_set import CleanSet
 from patcher.errors import CalibrationError
 from patcher.graph.site import Site
-from patcher.progress import Progress
 from patcher.triggers.trigger import Trigger
 
 Parts = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -65,119 +64,101 @@ class Aligned:
         }
 
 
-class Search:
-    """Fits Theta for one target after the other."""
+def align(
+    run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options, triggers: Sequence[Trigger]
+) -> Aligned:
+    """Fit Theta of the target that `triggers` share.
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        sites: Sequence[Site],
-        clean_set: CleanSet,
-        decide: Indices,
-        options: Options,
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self._classifier, self._sites, self._clean_set, self._decide = classifier, sites, clean_set, decide
-        self._options, self._seed, self._batch_size = options, seed, batch_size
-        self._labels = torch.from_numpy(clean_set.labels).to(classifier.device)
+    Args:
+        run: Of the calibration.
+        sites: Where h acts.
+        clean_set: Clean images.
+        options: Options of BNA.
+        triggers: At least one, all of one target.
 
-    def fit(self, triggers: Sequence[Trigger], progress: Progress) -> Aligned:
-        """Fit Theta of the target that `triggers` share.
-
-        Raises:
-            CalibrationError: The clean set has no image of their source classes.
-        """
-        attack, options = TriggerSet(triggers, self._classifier.model.num_classes), self._options
-        labels = self._clean_set.labels[self._clean_set.fit]
-        sources = self._clean_set.fit[np.isin(labels, attack.sources)]
-        if not len(sources):
-            raise CalibrationError(
-                f"no clean image of the source classes {list(attack.sources)} of target {attack.target}; add some"
-            )
-        rng = np.random.default_rng(self._seed)
-        reference = np.sort(rng.permutation(sources)[:_REFERENCE_IMAGES])
-        name = f"bna: class {attack.target}"
-        clean = stream_moments(self._classifier, self._sites, self._batches(reference))
-        state = reestimate(
-            self._classifier,
-            self._sites,
-            clean,
-            lambda: attack.batches(self._batches(reference)),
-            lambda done, total: progress(f"{name}, re-estimate", done, total),
+    Raises:
+        CalibrationError: The clean set has no image of their source classes.
+    """
+    classifier, attack = run.classifier, TriggerSet(triggers, run.classifier.model.num_classes)
+    labels = clean_set.labels[clean_set.fit]
+    sources = clean_set.fit[np.isin(labels, attack.sources)]
+    if not len(sources):
+        raise CalibrationError(
+            f"no clean image of the source classes {list(attack.sources)} of target {attack.target}; add some"
         )
-        objective = Objective(self._classifier, self._sites, state, attack, options)
-        objective.set_reference(clean, self._batches(reference))
-        best = _Best(self, attack, state, by_answers=options.answer > 0)
-        kept = self._clean_set.fit[labels == attack.target]
-        subset = replace(self._clean_set, fit=np.sort(np.concatenate([sources, kept])) if options.answer else sources)
-        if options.steps and options.learn != "none":
-            optimizer = torch.optim.Adam(learned(state, options.learn), lr=options.learning_rate)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-            fit(
-                self._classifier,
-                subset,
-                torch.arange(len(self._clean_set), device=self._classifier.device),
-                lambda images, rows: objective(images, self._labels[rows]),
-                optimizer,
-                steps=options.steps,
-                minibatch=options.minibatch,
-                batch_size=max(self._batch_size, options.minibatch),
-                rng=rng,
-                check=best.check,
-                check_every=options.check_every,
-                after_step=schedule.step,
-                progress=progress,
-                description=f"{name}, align",
-            )
-        else:
-            best.check(0)
-        return best.aligned()
+    rng = np.random.default_rng(run.seed)
+    reference = np.sort(rng.permutation(sources)[:_REFERENCE_IMAGES])
+    name = f"bna: class {attack.target}"
 
-    def shares(self, attack: TriggerSet, state: Mapping[str, SiteRealignment]) -> dict[str, float]:
-        """What the second pass does to held-out images: triggered ones, and clean ones of the target class.
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        return classifier.batches(clean_set, reference, run.batch_size)
 
-        Shares, 0 to 1, and the mean divergence of the answers from the original's on the clean images.
-        """
-        right, fooled, stays, moved = [], [], [], []
-        with torch.no_grad():
-            for images, labels in self._batches(self._decide):
-                source = attack.is_source(labels)
-                chosen = source | (labels == attack.target)
-                if not bool(chosen.any()):
-                    continue
-                source, wanted = source[chosen], labels[chosen]
-                scores = self._classifier.logits(attack.put(images, labels)[chosen], rewrite=state)
-                found = scores.argmax(1)
-                right.append((found == wanted)[source])
-                fooled.append((found == attack.target)[source])
-                stays.append((found == wanted)[~source])
-                moved.append(answer_divergence(scores, self._classifier.logits(images[chosen])))
-        shares = {"sia": _mean(right), "asr": _mean(fooled), "target_kept": _mean(stays), "divergence": _mean(moved)}
-        return {name: value for name, value in shares.items() if not math.isnan(value)}
-
-    def _batches(self, indices: Indices) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._classifier.batches(self._clean_set, indices, self._batch_size)
+    clean = stream_moments(classifier, sites, batches())
+    state = reestimate(
+        classifier,
+        sites,
+        clean,
+        lambda: attack.batches(batches()),
+        lambda done, total: run.progress(f"{name}, re-estimate", done, total),
+    )
+    objective = Objective(classifier, sites, state, attack, options)
+    objective.set_reference(clean, batches())
+    problem = AlignmentFit(run, state, objective, attack, clean_set, options)
+    if not options.steps or options.learn == "none":
+        problem.check(0)
+        return problem.keep()
+    kept = clean_set.fit[labels == attack.target]
+    fitted = np.sort(np.concatenate([sources, kept])) if options.answer else sources
+    # Histograms need the whole mini-batch at once.
+    whole = replace(run, batch_size=max(run.batch_size, options.minibatch))
+    schedule = Steps(options.steps, options.minibatch, options.check_every, f"{name}, align")
+    return fit(whole, problem, replace(clean_set, fit=fitted), schedule, rng=rng)[1]
 
 
-class _Best:
-    """Measures states on held-out images and keeps the best, the earlier one of equals.
+class AlignmentFit(Problem[Aligned]):
+    """Theta of one target.
 
-    Best: answers nearest to the original's on the clean images, where that is what is fitted; else most true
-    classes. On a few hundred images the former tells states apart that the latter does not.
+    The state to keep, the earlier one of equals: answers nearest to the original's on the clean deciding images, where
+    that is what is fitted; else most true classes. On a few hundred images the former tells states apart that the
+    latter does not.
+
+    Args:
+        run: Of the calibration.
+        state: What is fitted.
+        objective: The loss.
+        attack: The triggers of the target.
+        clean_set: Clean images; the deciding ones are measured.
+        options: Options of BNA.
     """
 
     def __init__(
-        self, search: Search, attack: TriggerSet, state: Mapping[str, SiteRealignment], *, by_answers: bool
+        self,
+        run: Run,
+        state: Mapping[str, SiteRealignment],
+        objective: Objective,
+        attack: TriggerSet,
+        clean_set: CleanSet,
+        options: Options,
     ) -> None:
-        self._search, self._attack, self._state, self._by_answers = search, attack, state, by_answers
+        self._run, self._state, self._objective, self._attack = run, state, objective, attack
+        self._clean_set, self._by_answers = clean_set, options.answer > 0
+        self.optimizer = torch.optim.Adam(learned(state, options.learn), lr=options.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, options.steps))
         self._score = -math.inf
         self._kept: Aligned | None = None
         self._curve: list[dict[str, float]] = []
 
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """BNA's objective on clean images with their labels ``(n,)``."""
+        return self._objective(images, targets)
+
+    def after_step(self) -> None:
+        """Let the learning rate fall."""
+        self._schedule.step()
+
     def check(self, step: int) -> bool:
-        measured = self._search.shares(self._attack, self._state)
+        """Measure the present Theta on the deciding images; always goes on."""
+        measured = self._shares()
         self._curve.append({"target": self._attack.target, "step": step, **measured})
         true = measured.get("sia", 0.0) + measured.get("target_kept", 0.0)
         score = -measured.get("divergence", 0.0) if self._by_answers else true
@@ -187,10 +168,34 @@ class _Best:
             self._kept = Aligned(self._attack.target, self._attack.sources, parts, step, measured, ())
         return True
 
-    def aligned(self) -> Aligned:
+    def keep(self) -> Aligned:
+        """The best Theta that was measured, with the curve."""
         if self._kept is None:
             raise RuntimeError("nothing was measured")
         return replace(self._kept, curve=tuple(self._curve))
+
+    @torch.no_grad()
+    def _shares(self) -> dict[str, float]:
+        """What the second pass does to deciding images: triggered ones, and clean ones of the target class.
+
+        Shares, 0 to 1, and the mean divergence of the answers from the original's on the clean images.
+        """
+        classifier, attack = self._run.classifier, self._attack
+        right, fooled, stays, moved = [], [], [], []
+        for images, labels in classifier.batches(self._clean_set, self._clean_set.deciding, self._run.batch_size):
+            source = attack.is_source(labels)
+            chosen = source | (labels == attack.target)
+            if not bool(chosen.any()):
+                continue
+            source, wanted = source[chosen], labels[chosen]
+            scores = classifier.logits(attack.put(images, labels)[chosen], rewrite=self._state)
+            found = scores.argmax(1)
+            right.append((found == wanted)[source])
+            fooled.append((found == attack.target)[source])
+            stays.append((found == wanted)[~source])
+            moved.append(answer_divergence(scores, classifier.logits(images[chosen])))
+        shares = {"sia": _mean(right), "asr": _mean(fooled), "target_kept": _mean(stays), "divergence": _mean(moved)}
+        return {name: value for name, value in shares.items() if not math.isnan(value)}
 
 
 def learned(state: Mapping[str, SiteRealignment], learn: Learned) -> list[Tensor]:

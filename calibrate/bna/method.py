@@ -36,42 +36,31 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate import Calibration
-from patcher.calibrate.bna.fit import Aligned, Search
+from patcher.calibrate.best_state import holds
+from patcher.calibrate.bna.fit import Aligned, align
 from patcher.calibrate.bna.options import Options
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.patched import run_branch
+from patcher.calibrate.run import Run
 from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.triggered import TriggerSet, estimated_triggers
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.site import Site
 from patcher.model.model import Model
 from patcher.patch import Branch, Realignment
-from patcher.progress import Progress, no_progress
 from patcher.triggers.trigger import Trigger
 
 _REFERENCE_IMAGES = 8
 
 
-def calibrate(
-    classifier: Classifier,
-    sites: Sequence[Site],
-    clean_set: CleanSet,
-    options: Options,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
-) -> Calibration:
+def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options) -> Calibration:
     """Fit a second pass for each target that was found.
 
     Args:
-        classifier: The model; its weights stay frozen.
+        run: The model, and the seed of the scan and of the order of the images.
         sites: Channel sites.
         clean_set: Clean images; fitted on *fit*, decided on *held-out* (on *fit* where nothing is held out).
         options: Options of BNA.
-        seed: Of the scan and the order of the images.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
 
     Returns:
         One `Branch` for all targets; no correction where nothing was found.
@@ -80,23 +69,22 @@ def calibrate(
         InputError: The trigger file cannot be used.
         CalibrationError: The clean set has no image of a trigger's source classes.
     """
-    decide = clean_set.held_out if len(clean_set.held_out) else clean_set.fit
-    before = float(classifier.hits(clean_set, decide, batch_size=batch_size).float().mean())
+    classifier, deciding = run.classifier, clean_set.deciding
+    before = float(classifier.hits(clean_set, deciding, batch_size=run.batch_size).float().mean())
     given = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set)
-    triggers, level = given or scan_triggers(classifier, clean_set, seed=seed, batch_size=batch_size, progress=progress)
+    triggers, level = given or scan_triggers(run, clean_set)
     if not triggers:
         verdict = f"no trigger found (scan: {level}); the model is returned unchanged"
         summary = {"verdict": verdict, "scan": level, "targets": []}
         return Calibration((), True, before, before, summary=summary)
     chosen = normalization_sites(classifier.model, sites)
-    search = Search(classifier, chosen, clean_set, decide, options, seed=seed, batch_size=batch_size)
     groups = [[item for item in triggers if item.target == target] for target in sorted({t.target for t in triggers})]
-    fitted = [search.fit(group, progress) for group in groups]
+    fitted = [align(run, chosen, clean_set, options, group) for group in groups]
     branch = _branch(chosen, fitted, options)
-    after = float(_branch_hits(classifier, branch, clean_set, decide, batch_size).float().mean())
+    after = float(_branch_hits(run, branch, clean_set, deciding).float().mean())
     return Calibration(
         corrections=(branch,),
-        satisfied=after >= before - options.epsilon - 1e-6,
+        satisfied=holds(before - after, options.epsilon),
         held_out_before=before,
         held_out_after=after,
         curve=tuple(point for item in fitted for point in item.curve),
@@ -104,7 +92,7 @@ def calibrate(
             "verdict": f"trigger found for {len(fitted)} of {classifier.model.num_classes} classes",
             "scan": level,
             "targets": [item.summary() for item in fitted],
-            "decided_on": "held-out" if len(clean_set.held_out) else "fit",
+            "decided_on": clean_set.deciding_split,
         },
         reference_images=_triggered_images(classifier, groups, clean_set),
     )
@@ -143,8 +131,6 @@ def _branch(sites: Sequence[Site], fitted: Sequence[Aligned], options: Options) 
     return Branch(targets, tuple(corrections), options.branch, options.keep_original_output)
 
 
-def _branch_hits(
-    classifier: Classifier, branch: Branch, clean_set: CleanSet, indices: Indices, batch_size: int
-) -> torch.Tensor:
-    batches = classifier.batches(clean_set, indices, batch_size)
-    return torch.cat([run_branch(classifier, branch, images)[0].argmax(1) == labels for images, labels in batches])
+def _branch_hits(run: Run, branch: Branch, clean_set: CleanSet, indices: Indices) -> torch.Tensor:
+    batches = run.classifier.batches(clean_set, indices, run.batch_size)
+    return torch.cat([run_branch(run.classifier, branch, images)[0].argmax(1) == labels for images, labels in batches])

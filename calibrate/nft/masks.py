@@ -16,7 +16,6 @@ clean mean and deviation back to what they were without masks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.nft.options import mask_floor
 from patcher.calibrate.statistics import MomentSums
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import UnsupportedGraphError
@@ -33,11 +33,6 @@ from patcher.graph.weight_channels import MaskLayer
 from patcher.patch import Affine, Bias, Correction, MaskForm, Normalization, WeightMask
 
 _SMALLEST_STD = 1e-6
-
-
-def mask_floor(number: int, base: float, decay: float) -> float:
-    """``mu(l) = base * exp(-decay * l)``, the smallest mask value of the l-th masked constant, l from 1."""
-    return base * math.exp(-decay * number)
 
 
 class LayerMask:

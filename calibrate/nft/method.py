@@ -29,42 +29,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
-import torch
 
 from patcher.calibrate import Calibration
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.nft.fit import MaskFit
 from patcher.calibrate.nft.masks import Masks
 from patcher.calibrate.nft.options import Options
-from patcher.calibrate.nft.run import Run
-from patcher.calibrate.training import fit
+from patcher.calibrate.run import Run
+from patcher.calibrate.training import Steps, fit
 from patcher.calibrate.triggered import estimated_triggers
 from patcher.data.clean_set import CleanSet
 from patcher.errors import NotApplicableError
 from patcher.graph.site import Site
 from patcher.graph.weight_channels import mask_layers
-from patcher.progress import Progress, no_progress
 
 
-def calibrate(
-    classifier: Classifier,
-    sites: Sequence[Site],
-    clean_set: CleanSet,
-    options: Options,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
-) -> Calibration:
+def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options) -> Calibration:
     """Fit masks.
 
     Args:
-        classifier: The model; its weights stay frozen.
+        run: The model, and the seed of the order of the images, augmentation and MixUp.
         sites: Channel sites.
         clean_set: Clean images; fitted on *fit*, decided on *held-out*.
         options: Options of NFT.
-        seed: Order of the images, augmentation and MixUp.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
 
     Returns:
         One `WeightMask` a masked constant, and what the options add to it.
@@ -73,55 +59,32 @@ def calibrate(
         InputError: The trigger file is missing or for another kind of picture.
         NotApplicableError: No layer can take a mask.
     """
-    triggers, _ = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set) or ((), "")
-    layers, refused = mask_layers(classifier.model, sites)
+    model = run.classifier.model
+    triggers, _ = estimated_triggers(options.triggers, options.scan, model, clean_set) or ((), "")
+    layers, refused = mask_layers(model, sites)
     if not layers:
         reasons = "; ".join(f"{item.tensor}: {item.reason}" for item in refused)
         raise NotApplicableError(f"method nft: no layer can take a mask ({reasons}); choose another --method")
-    masks = Masks(classifier, layers, floor=(options.floor, options.floor_decay))
-    order, chance = np.random.default_rng(seed).spawn(2)
-    run = Run(classifier, clean_set, masks, options, triggers, chance, batch_size)
-    optimizer = torch.optim.SGD(masks.parameters, lr=options.learning_rate, momentum=options.momentum)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.steps))
-    weight = options.eta / max(1.0, len(clean_set.fit) / classifier.model.num_classes)
-
-    def after_step() -> None:
-        masks.clamp()
-        schedule.step()
-
-    steps = fit(
-        classifier,
-        clean_set,
-        torch.from_numpy(clean_set.labels).to(classifier.device),
-        run.loss,
-        optimizer,
-        steps=options.steps,
-        minibatch=options.minibatch,
-        batch_size=batch_size,
-        rng=order,
-        check=run.check,
-        check_every=options.check_every,
-        mix=run.mix,
-        regularizer=lambda: weight * masks.suppression(),
-        after_step=after_step,
-        progress=progress,
-        description="nft: suppress channels",
-    )
-    kept = run.restore()
+    masks = Masks(run.classifier, layers, floor=(options.floor, options.floor_decay))
+    order, chance = np.random.default_rng(run.seed).spawn(2)
+    problem = MaskFit(run, masks, clean_set, options, triggers, chance)
+    schedule = Steps(options.steps, options.minibatch, options.check_every, "nft: suppress channels")
+    steps, kept = fit(run, problem, clean_set, schedule, rng=order)
+    last = "fit, by the last iterate: nothing is held out"
     return Calibration(
         corrections=masks.corrections(options.mask_form),
         satisfied=kept.satisfied,
-        held_out_before=float(run.before.float().mean()),
+        held_out_before=float(problem.before.float().mean()),
         held_out_after=kept.accuracy,
-        curve=tuple(run.search.curve),
+        curve=tuple(problem.search.curve),
         summary={
             "steps": steps,
             "kept_step": kept.step,
             "mean_mask": masks.mean(),
             "triggers": len(triggers),
             "cost": "loss on stamped held-out images" if triggers else "mean mask",
-            "augmentations": [change.__name__ for change in run.changes],
-            "decided_on": "held-out" if run.held_out else "fit, by the last iterate: nothing is held out",
+            "augmentations": [change.__name__ for change in problem.changes],
+            "decided_on": "held-out" if len(clean_set.held_out) else last,
             "without_mask": [asdict(item) for item in refused],
         },
     )

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from patcher.calibrate.options import check_ranges
 from patcher.patch import MaskForm
+
+
+def mask_floor(number: int, base: float, decay: float) -> float:
+    """``mu(l) = base * exp(-decay * l)``, the smallest mask value of the l-th masked constant, l from 1 (Sec. 4)."""
+    return base * math.exp(-decay * number)
 
 
 @dataclass(frozen=True)

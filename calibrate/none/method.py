@@ -29,39 +29,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from patcher.calibrate import Calibration
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.best_state import holds
 from patcher.calibrate.findings import Findings
 from patcher.calibrate.none.options import Options
 from patcher.calibrate.none.rounds import Repair
+from patcher.calibrate.run import Run
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import NotApplicableError
 from patcher.graph.site import Site
 from patcher.patch import Weights
-from patcher.progress import Progress, no_progress
 
 
 def calibrate(
-    classifier: Classifier,
-    sites: Sequence[Site],
-    clean_set: CleanSet | None,
-    options: Options,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
-    training_set: CleanSet,
+    run: Run, sites: Sequence[Site], clean_set: CleanSet | None, options: Options, *, training_set: CleanSet
 ) -> Calibration:
     """Find poisoned images and repair the model.
 
     Args:
-        classifier: The model; the repaired weights are given as corrections.
+        run: The model, and the seed of the order of the images and of new weights.
         sites: Channel sites.
         clean_set: Clean images on which the accuracy condition is decided; ``None`` decides on the images of
             the training set that are not suspected.
         options: Options of NONE.
-        seed: Of the order of the images and of new weights.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
         training_set: The training set.
 
     Returns:
@@ -71,19 +60,19 @@ def calibrate(
         NotApplicableError: No channel site has weights that can be trained.
         InputError: The checkpoint belongs to another run.
     """
-    repair = Repair(classifier, sites, training_set, options, seed=seed, batch_size=batch_size, progress=progress)
+    repair = Repair(run, sites, training_set, options)
     if not repair.parameters:
         raise NotApplicableError("method none needs float weights as initializers of the main graph, found none")
-    repair.run()
+    repair.rounds()
     findings = repair.findings
     decide, images = _decided_on(clean_set, training_set, repair.benign)
-    before = float(classifier.hits(decide, images, batch_size=batch_size).float().mean())
-    hits = classifier.hits(decide, images, batch_size=batch_size, rewrite=repair.rewrite)
+    before = float(run.classifier.hits(decide, images, batch_size=run.batch_size).float().mean())
+    hits = run.classifier.hits(decide, images, batch_size=run.batch_size, rewrite=repair.rewrite)
     after = float(hits.float().mean())
     changed = repair.changed()
     return Calibration(
         corrections=tuple(Weights(name, value) for name, value in changed.items()),
-        satisfied=after >= before - options.epsilon - 1e-6,
+        satisfied=holds(before - after, options.epsilon),
         held_out_before=before,
         held_out_after=after,
         curve=tuple(repair.curve),
@@ -112,4 +101,4 @@ def _decided_on(clean_set: CleanSet | None, training_set: CleanSet, benign: Indi
     """The clean images that decide; without any, the training images that are not suspected."""
     if clean_set is None:
         return training_set, benign
-    return clean_set, clean_set.held_out if len(clean_set.held_out) else clean_set.fit
+    return clean_set, clean_set.deciding

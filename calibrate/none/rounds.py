@@ -22,16 +22,16 @@ from torch import Tensor
 from patcher.calibrate.audit.audit import audit, findings_of
 from patcher.calibrate.audit.confirmation import Verdict
 from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.classifier import Rewrite
 from patcher.calibrate.findings import Findings, findings_from_json
 from patcher.calibrate.none.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from patcher.calibrate.none.options import Options
 from patcher.calibrate.none.reinitialization import as_rewrite, reinitialize
-from patcher.calibrate.training import fit
+from patcher.calibrate.run import Run
+from patcher.calibrate.training import Problem, Steps, fit
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.site import Site
 from patcher.graph.weight_channels import find_layers
-from patcher.progress import Progress
 
 _MOMENT_IMAGES = 512
 _AUGMENTATION_EPSILON = 0.02
@@ -47,16 +47,13 @@ class _Place:
 
 
 class Repair:
-    """One run of NONE.
+    """The rounds, and the state between two epochs.
 
     Args:
-        classifier: The model; it is not changed.
+        run: Of the calibration.
         sites: Channel sites.
         training_set: The training set.
         options: Options of NONE.
-        seed: Of everything random.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
 
     Attributes:
         parameters: Present weights by initializer name.
@@ -66,20 +63,9 @@ class Repair:
         neurons_reset: Neurons that were started anew.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        sites: Sequence[Site],
-        training_set: CleanSet,
-        options: Options,
-        *,
-        seed: int,
-        batch_size: int,
-        progress: Progress,
-    ) -> None:
-        self.classifier, self.training_set, self.options = classifier, training_set, options
-        self.seed, self.batch_size, self.progress = seed, batch_size, progress
-        self.layers = find_layers(classifier.model, sites)
+    def __init__(self, run: Run, sites: Sequence[Site], training_set: CleanSet, options: Options) -> None:
+        self.run, self.training_set, self.options = run, training_set, options
+        self.layers = find_layers(run.classifier.model, sites)
         self.parameters = self._parameters(sites)
         self.findings = Findings()
         self.curve: list[Mapping[str, float]] = []
@@ -97,7 +83,7 @@ class Repair:
         """Images that are not suspected."""
         return np.setdiff1d(self.training_set.everything, self.findings.indices)
 
-    def run(self) -> None:
+    def rounds(self) -> None:
         """Go through the rounds, from the checkpoint on where one is resumed."""
         if self.options.resume:
             self._restore(read_checkpoint(self.options.checkpoint, self._fingerprint()))
@@ -113,7 +99,7 @@ class Repair:
 
     def changed(self) -> dict[str, NDArray[np.float32]]:
         """Weights that differ from the model's, by initializer name."""
-        originals = self.classifier.graph.initializers
+        originals = self.run.classifier.graph.initializers
         return {
             name: np.ascontiguousarray(value.detach().float().cpu().numpy())
             for name, value in self.parameters.items()
@@ -123,22 +109,19 @@ class Repair:
     def _identify(self) -> bool:
         """Look for poisoned images among the benign ones; whether there are any new."""
         verdict = audit(
-            self.classifier,
+            self.run,
             self.layers,
             self.training_set,
             self.benign,
             self.options,
-            seed=self.seed,
-            batch_size=self.batch_size,
             rewrite=self.rewrite,
-            progress=self.progress,
             description=f"none: round {self._place.round}, identify",
         )
         self.findings = self.findings.joined(findings_of(verdict))
         if not verdict.confirmed:
             self._place = _Place(self.options.rounds + 1)
             return False
-        rng = np.random.default_rng((self.seed, self._place.round))
+        rng = np.random.default_rng((self.run.seed, self._place.round))
         if self.options.reset:
             self._reset(verdict, rng)
         self._optimizer.state.clear()
@@ -148,72 +131,42 @@ class Repair:
     def _reset(self, verdict: Verdict, rng: np.random.Generator) -> None:
         groups = [group for group in verdict.groups if group.label in verdict.confirmed]
         self.neurons_reset += reinitialize(
-            self.classifier,
+            self.run.classifier,
             self.layers,
             self.parameters,
             list(dict.fromkeys(neuron for group in groups for neuron in group.neurons)),
             self.training_set,
             np.sort(rng.permutation(self.benign)[:_MOMENT_IMAGES]),
-            batch_size=self.batch_size,
+            batch_size=self.run.batch_size,
             rng=rng,
         )
 
     def _epoch(self, epoch: int, changes: Sequence[Augmentation]) -> None:
         """One pass over the images that are trained on."""
-        options, device = self.options, self.classifier.device
-        labels = self.training_set.labels.copy()
-        chosen = self.benign
+        options, labels, chosen = self.options, self.training_set.labels.copy(), self.benign
         if options.suspects == "relabel":
             labels[self.findings.indices] = [found.likely_label for found in self.findings.suspects]
             chosen = self.training_set.everything
         steps = max(_LEAST_STEPS, len(chosen) // options.minibatch)
-        order, chance = np.random.default_rng((self.seed, self._place.round, epoch)).spawn(2)
-        done, total, losses = epoch * steps, options.epochs * steps, []
-
-        def set_rate() -> None:
-            nonlocal done
-            rate = 0.5 * options.learning_rate * (1 + math.cos(math.pi * done / total))
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            done += 1
-
-        def loss(images: Tensor, wanted: Tensor) -> Tensor:
-            value = torch.nn.functional.cross_entropy(self.classifier.logits(images, rewrite=self.rewrite), wanted)
-            losses.append(value.detach())
-            return value
-
-        set_rate()
-        fit(
-            self.classifier,
-            replace(self.training_set, fit=chosen),
-            torch.from_numpy(labels).to(device),
-            loss,
-            self._optimizer,
-            steps=steps,
-            minibatch=options.minibatch,
-            batch_size=self.batch_size,
-            rng=order,
-            check=lambda _: True,
-            check_every=steps,
-            augment=(lambda images: apply_all(changes, images, chance)) if changes else None,
-            after_step=set_rate,
-            progress=lambda what, step, _: self.progress(what, epoch * steps + step, total),
-            description=f"none: round {self._place.round}, fine-tune",
-        )
-        mean = float(torch.stack(losses).mean())
-        self.curve.append({"step": float(total * (self._place.round - 1) + (epoch + 1) * steps), "loss": mean})
+        order, chance = np.random.default_rng((self.run.seed, self._place.round, epoch)).spawn(2)
+        done, total = epoch * steps, options.epochs * steps
+        shown = replace(self.run, progress=lambda what, step, _: self.run.progress(what, done + step, total))
+        problem = _Epoch(self.run, self._optimizer, self.rewrite, options.learning_rate, done, total, changes, chance)
+        schedule = Steps(steps, options.minibatch, steps, f"none: round {self._place.round}, fine-tune")
+        _, mean = fit(shown, problem, replace(self.training_set, labels=labels, fit=chosen), schedule, rng=order)
+        self.curve.append({"step": float(total * (self._place.round - 1) + done + steps), "loss": mean})
 
     def _changes(self) -> tuple[Augmentation, ...]:
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.run.seed)
         everything = replace(self.training_set, fit=self.training_set.everything)
-        return tolerated(self.classifier, everything, epsilon=_AUGMENTATION_EPSILON, rng=rng)
+        return tolerated(self.run.classifier, everything, epsilon=_AUGMENTATION_EPSILON, rng=rng)
 
     def _parameters(self, sites: Sequence[Site]) -> dict[str, Tensor]:
         """Weights, biases, gamma and beta of all channel sites, as leaves that take gradients."""
         weights = [layer.weight.initializer if layer.weight else layer.site.weight for layer in self.layers]
         names = [*weights, *(name for layer in self.layers for name in (layer.scale, layer.shift))]
-        given = self.classifier.graph.initializers
-        main = {tensor.name for tensor in self.classifier.model.proto.graph.initializer}
+        given = self.run.classifier.graph.initializers
+        main = {tensor.name for tensor in self.run.classifier.model.proto.graph.initializer}
         wanted = [name for name in dict.fromkeys(names) if name in given and name in main]
         return {name: given[name].clone().requires_grad_() for name in wanted if given[name].is_floating_point()}
 
@@ -223,8 +176,8 @@ class Repair:
             for part in fields(self.options)
             if part.metadata.get("recorded", True)
         }
-        run = {"model": self.classifier.model.sha256, "data": self.training_set.sha256, "options": own}
-        text = json.dumps({**run, "seed": self.seed, "batch_size": self.batch_size}, sort_keys=True)
+        run = {"model": self.run.classifier.model.sha256, "data": self.training_set.sha256, "options": own}
+        text = json.dumps({**run, "seed": self.run.seed, "batch_size": self.run.batch_size}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _arrive(self, place: _Place) -> None:
@@ -264,3 +217,48 @@ class Repair:
             state.setdefault(int(number), {})[key] = placed
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class _Epoch(Problem[float]):
+    """The weights over one epoch; the last ones are kept, and the mean loss is given."""
+
+    def __init__(
+        self,
+        run: Run,
+        optimizer: torch.optim.Optimizer,
+        rewrite: Rewrite,
+        learning_rate: float,
+        done: int,
+        total: int,
+        changes: Sequence[Augmentation],
+        chance: np.random.Generator,
+    ) -> None:
+        self.optimizer = optimizer
+        self._classifier, self._rewrite, self._changes, self._chance = run.classifier, rewrite, changes, chance
+        self._learning_rate, self._done, self._total = learning_rate, done, total
+        self._losses: list[Tensor] = []
+        self._set_rate()
+
+    def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return apply_all(self._changes, images, self._chance), labels
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        value = torch.nn.functional.cross_entropy(self._classifier.logits(images, rewrite=self._rewrite), targets)
+        self._losses.append(value.detach())
+        return value
+
+    def after_step(self) -> None:
+        self._done += 1
+        self._set_rate()
+
+    def check(self, step: int) -> bool:
+        return True
+
+    def keep(self) -> float:
+        return float(torch.stack(self._losses).mean())
+
+    def _set_rate(self) -> None:
+        """A cosine over all epochs of the round."""
+        rate = 0.5 * self._learning_rate * (1 + math.cos(math.pi * self._done / self._total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate

@@ -4,47 +4,37 @@
 For each target the smallest input change is sought that sends images there; a backdoor is a change
 that is abnormally small beside those of the other targets.
 
-    goal         which images are to be sent where, and which images each step sees
-    family       how a change is put into pixels: patch (mask, pattern) or additive (delta)
-    inversion    the search itself, all goals at once as one leading axis
-    ranking      which targets look likely at little or no cost: an order, never a filter
-    statistics   outlier score, gap and cap over the norms of all targets
-    verdict      from figures to ``backdoor``, ``suspicious``, ``clean`` or ``inconclusive``
-    effect       where a trigger sends images of each class
-    strength     from the smallest change to one worth defending against
-    search       the stages, from images to figures
-    decision     the verdict on the model, and the triggers worth keeping
+    options         what is searched
+    goal            which images are to be sent where, and which images each step sees
+    family          how a change is put into pixels: patch (mask, pattern) or additive (delta)
+    inversion       the search itself, all goals at once as one leading axis
+    ranking         which targets look likely at little or no cost: an order, never a filter
+    effect          where a trigger sends images of each class
+    amplification   from the smallest change to one worth defending against
+    stages          the stages, from images to figures
+    figures         what the stages found of each target
+    outliers        outlier score, ratio and gap over the norms of all targets
+    target_verdict  from a target's figures to ``backdoor``, ``suspicious``, ``clean`` or ``inconclusive``
+    model_verdict   the verdict on the model, and the triggers worth keeping
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.progress import Progress, no_progress
-
 if TYPE_CHECKING:
-    from patcher.calibrate.classifier import Classifier
+    from patcher.calibrate.run import Run
     from patcher.calibrate.scan.target_verdict import Level
     from patcher.data.clean_set import CleanSet
     from patcher.triggers.trigger import Trigger
 
 
-def scan_triggers(
-    classifier: Classifier,
-    clean_set: CleanSet,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
-) -> tuple[tuple[Trigger, ...], Level]:
+def scan_triggers(run: Run, clean_set: CleanSet) -> tuple[tuple[Trigger, ...], Level]:
     """Triggers of all targets that a scan with default options flags, and its verdict; none for a clean model.
 
     Args:
-        classifier: The model.
+        run: The model, and the seed of everything random.
         clean_set: Clean images; triggers are searched on *fit* and tried on *held-out*.
-        seed: Of everything random.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
     """
     from patcher.calibrate.scan.effect import predicted_classes
     from patcher.calibrate.scan.model_verdict import decide
@@ -53,15 +43,7 @@ def scan_triggers(
     from patcher.calibrate.scan.target_verdict import Thresholds
 
     thresholds = Thresholds()
-    findings = search(
-        classifier,
-        clean_set,
-        predicted_classes(classifier, clean_set, batch_size=batch_size),
-        Options(),
-        thresholds,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    predicted = predicted_classes(run.classifier, clean_set, batch_size=run.batch_size)
+    findings = search(run, clean_set, predicted, Options(), thresholds)
     decision = decide(findings, thresholds, clean_set.class_names)
     return decision.triggers, decision.level

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patcher.calibrate.minibatches import Minibatches
 from patcher.data.clean_set import Indices
 
 
@@ -76,14 +77,8 @@ class Draw:
     """Endless seeded mini-batches, one stream a goal; a goal with few images sees them again and again."""
 
     def __init__(self, pools: Sequence[Indices], seed: int) -> None:
-        self._pools = pools
-        self._rngs = [np.random.default_rng((seed, row)) for row in range(len(pools))]
-        self._waiting = [np.empty(0, np.int64) for _ in pools]
+        self._streams = [Minibatches(pool, np.random.default_rng((seed, row))) for row, pool in enumerate(pools)]
 
     def next(self, row: int, count: int) -> Indices:
         """The next `count` indices of goal number `row`; independent of what other goals drew."""
-        waiting = self._waiting[row]
-        while len(waiting) < count:
-            waiting = np.concatenate([waiting, self._rngs[row].permutation(self._pools[row])])
-        self._waiting[row] = waiting[count:]
-        return waiting[:count]
+        return self._streams[row].take(count)

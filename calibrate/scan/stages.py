@@ -6,7 +6,7 @@
 3. repeat      the smallest targets and the universal goal under further seeds
 4. strengthen  triggers that may be a backdoor's
 5. try         each target's trigger on held-out images; where the classes are sent
-6. judge       see `verdict`
+6. judge       see `patcher.calibrate.scan.target_verdict`
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.run import Run
 from patcher.calibrate.scan.amplification import strengthen
 from patcher.calibrate.scan.effect import Effect, measure_effect
 from patcher.calibrate.scan.family import largest_norm
@@ -29,7 +29,6 @@ from patcher.calibrate.scan.outliers import outliers
 from patcher.calibrate.scan.ranking import maximum_margins
 from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.data.clean_set import CleanSet, Indices
-from patcher.progress import Progress, no_progress
 from patcher.triggers.trigger import Family, Trigger
 
 _INVERT_ALL = 43
@@ -40,59 +39,45 @@ _STRENGTHEN_IMAGES = 256
 
 
 def search(
-    classifier: Classifier,
-    clean_set: CleanSet,
-    predicted: NDArray[np.int64],
-    options: Options,
-    thresholds: Thresholds,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
+    run: Run, clean_set: CleanSet, predicted: NDArray[np.int64], options: Options, thresholds: Thresholds
 ) -> Findings:
     """Search for triggers.
 
     Args:
-        classifier: The model.
+        run: The model, and the first seed; the others follow it.
         clean_set: Clean images; triggers are searched on *fit* and tried on *held-out*.
         predicted: The model's classes for all clean images, int64 ``(N,)``.
         options: What to search.
         thresholds: For the agreement of seeds and the sources.
-        seed: The first seed; the others follow it.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
     """
-    run = _Run(classifier, clean_set, predicted, options, thresholds, seed, batch_size, progress)
-    targets, margins = run.targets()
+    stages = _Stages(run, clean_set, predicted, options, thresholds)
+    targets, margins = stages.targets()
     candidates: list[Candidate] = []
     universal: list[Universal] = []
     for family in options.families:
-        singles, anywhere = run.family(family, targets)
+        singles, anywhere = stages.family(family, targets)
         candidates += singles
         universal += anywhere
     return Findings(tuple(sorted(candidates, key=lambda item: item.target)), tuple(universal), targets, margins)
 
 
-class _Run:
+class _Stages:
     """What the stages share."""
 
     def __init__(
         self,
-        classifier: Classifier,
+        run: Run,
         clean_set: CleanSet,
         predicted: NDArray[np.int64],
         options: Options,
         thresholds: Thresholds,
-        seed: int,
-        batch_size: int,
-        progress: Progress,
     ) -> None:
-        self.classifier, self.clean_set, self.predicted = classifier, clean_set, predicted
-        self.options, self.thresholds, self.seed = options, thresholds, seed
-        self.batch_size, self.progress = batch_size, progress
+        self.classifier, self.clean_set, self.predicted = run.classifier, clean_set, predicted
+        self.options, self.thresholds, self.seed = options, thresholds, run.seed
+        self.batch_size, self.progress = run.batch_size, run.progress
         self.budget = Budget(steps=options.steps, images=options.images)
         self.shape = (clean_set.pixels.shape[1], clean_set.pixels.shape[2], clean_set.pixels.shape[3])
-        self.decide: Indices = clean_set.held_out if len(clean_set.held_out) else clean_set.fit
+        self.decide = clean_set.deciding
 
     def targets(self) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
         """Targets to invert: all, or the first by rank."""

@@ -29,124 +29,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from patcher.calibrate import Calibration
-from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
-from patcher.calibrate.best_state import Search, restore
-from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
-from patcher.calibrate.training import fit
+from patcher.calibrate.training import Steps, fit
 from patcher.calibrate.unit.bounds import Bounds
+from patcher.calibrate.unit.fit import BoundFit
 from patcher.calibrate.unit.options import Options
 from patcher.calibrate.unit.ties import tie_moments
 from patcher.data.clean_set import CleanSet
-from patcher.errors import CalibrationError
 from patcher.graph.site import Site
 from patcher.patch import UpperBound
-from patcher.progress import Progress, no_progress
 
 
-def calibrate(
-    classifier: Classifier,
-    sites: Sequence[Site],
-    clean_set: CleanSet,
-    options: Options,
-    *,
-    seed: int,
-    batch_size: int,
-    progress: Progress = no_progress,
-) -> Calibration:
+def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options) -> Calibration:
     """Fit upper bounds.
 
     Args:
-        classifier: The model; its weights stay frozen.
+        run: The model, and the seed of the order of the images.
         sites: Activation sites.
         clean_set: Clean images; fitted on *fit*, decided on *held-out* (on *fit* where nothing is held out).
         options: Options of UNIT.
-        seed: Order of the images.
-        batch_size: Images in memory at a time.
-        progress: Told of each step.
 
     Returns:
         One `UpperBound` a site, and the curve of measurements.
     """
-    moments = stream_moments(
-        classifier, sites, classifier.batches(clean_set, clean_set.fit, batch_size), granularity=options.granularity
-    )
+    batches = run.classifier.batches(clean_set, clean_set.fit, run.batch_size)
+    moments = stream_moments(run.classifier, sites, batches, granularity=options.granularity)
     if options.tie_residual:
-        moments = tie_moments(moments, classifier.model, sites, options.z)
+        moments = tie_moments(moments, run.classifier.model, sites, options.z)
     bounds = Bounds(moments, options.z)
-    decide = clean_set.held_out if len(clean_set.held_out) else clean_set.fit
-    before = classifier.hits(clean_set, decide, batch_size=batch_size)
-    optimizer = torch.optim.Adam(bounds.parameters, lr=options.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.steps))
-    search = Search(
-        before,
-        epsilon=options.epsilon,
-        alpha=options.alpha,
-        schedule=options.alpha_schedule,
-        check_every=options.check_every,
-    )
-
-    def check(step: int) -> bool:
-        with torch.no_grad():
-            hits = classifier.hits(clean_set, decide, batch_size=batch_size, rewrite=bounds.rewrite)
-            tightness = float(bounds.tightness(options.regularizer)) / len(sites)
-        state = search.measured(step, hits, tightness, bounds.parameters)
-        if search.best and search.best.safe and not state.safe:
-            # Steps among bounds that cost too much buy nothing: back to the best, with a smaller alpha.
-            restore(search.best, bounds.parameters, optimizer)
-        return not search.exhausted(step)
-
-    order, chance = np.random.default_rng(seed).spawn(2)
-
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        if options.loss == "cross-entropy":
-            return torch.nn.functional.cross_entropy(classifier.logits(images, rewrite=bounds.rewrite), labels)
-        with torch.no_grad():
-            wanted = classifier.logits(images).log_softmax(dim=1)
-        found = classifier.logits(images, rewrite=bounds.rewrite).log_softmax(dim=1)
-        search.seen(wanted.argmax(dim=1) == labels, found.argmax(dim=1) == labels)
-        return torch.nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
-
-    changes: Sequence[Augmentation] = ()
-    if options.augment and options.loss == "distillation":
-        changes = tolerated(classifier, clean_set, epsilon=options.epsilon, rng=chance)
-    steps = fit(
-        classifier,
-        clean_set,
-        torch.from_numpy(clean_set.labels).to(classifier.device),
-        loss,
-        optimizer,
-        steps=options.steps,
-        minibatch=options.minibatch,
-        batch_size=batch_size,
-        rng=order,
-        check=check,
-        check_every=options.check_every,
-        augment=lambda images: apply_all(changes, images, chance),
-        after_step=schedule.step,
-        regularizer=lambda: search.alpha * bounds.tightness(options.regularizer),
-        progress=progress,
-        description="unit: tighten bounds",
-    )
-    best = search.best
-    if best is None:
-        raise CalibrationError("no bounds were measured")
-    restore(best, bounds.parameters, optimizer)
+    order, chance = np.random.default_rng(run.seed).spawn(2)
+    problem = BoundFit(run, bounds, clean_set, options, chance)
+    schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
+    steps, best = fit(run, problem, clean_set, schedule, rng=order)
     return Calibration(
         corrections=tuple(UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites),
         satisfied=best.satisfied,
-        held_out_before=float(before.float().mean()),
+        held_out_before=float(problem.before.float().mean()),
         held_out_after=best.accuracy,
-        curve=tuple(search.curve),
+        curve=tuple(problem.search.curve),
         summary={
             "steps": steps,
             "kept_step": best.step,
             "tightness": best.tightness,
-            "augmentations": [change.__name__ for change in changes],
-            "decided_on": "held-out" if len(clean_set.held_out) else "fit",
+            "augmentations": [change.__name__ for change in problem.changes],
+            "decided_on": clean_set.deciding_split,
         },
     )

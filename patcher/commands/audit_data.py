@@ -14,6 +14,7 @@ from patcher.calibrate.audit.audit import audit, findings_of
 from patcher.calibrate.audit.options import AuditOptions
 from patcher.calibrate.classifier import Classifier, choose_device
 from patcher.calibrate.findings import Findings
+from patcher.calibrate.run import Run
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source, replace_file
 from patcher.graph.weight_channels import find_layers
@@ -79,14 +80,11 @@ def audit_data(
     training_set = prepared.clean_set
     classifier = Classifier(read, prepared.preprocess, device=choose_device(settings.device))
     verdict = audit(
-        classifier,
+        Run(classifier, settings.seed, settings.batch_size, progress or no_progress),
         find_layers(read, sites),
         training_set,
         training_set.everything,
         audit_options,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        progress=progress or no_progress,
         description="audit: read activations",
     )
     findings = findings_of(verdict)

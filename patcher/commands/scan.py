@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patcher.calibrate.classifier import Classifier, choose_device
+from patcher.calibrate.run import Run
 from patcher.calibrate.scan.figures import Findings
 from patcher.calibrate.scan.model_verdict import Decision, decide
 from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB, Options
@@ -102,16 +103,8 @@ def scan(
     prepared = prepare(read, clean_dir, resolved, settings)
     classifier = Classifier(read, resolved, device=choose_device(settings.device))
     size = fitting_batch(read, memory_mib, settings.batch_size)
-    findings = search(
-        classifier,
-        prepared.clean_set,
-        prepared.predicted,
-        scan_options,
-        thresholds,
-        seed=settings.seed,
-        batch_size=size,
-        progress=progress or no_progress,
-    )
+    run = Run(classifier, settings.seed, size, progress or no_progress)
+    findings = search(run, prepared.clean_set, prepared.predicted, scan_options, thresholds)
     decision = decide(findings, thresholds, prepared.clean_set.class_names)
     ran = {"seed": settings.seed, **asdict(scan_options), "thresholds": asdict(thresholds)}
     report = scan_report(prepared, findings, decision, ran, {"scan_s": time.perf_counter() - started})

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,16 @@ class CleanSet:
     def everything(self) -> Indices:
         """Indices of all images."""
         return np.arange(len(self))
+
+    @property
+    def deciding(self) -> Indices:
+        """Indices of the images that decide: *held-out*, or *fit* where nothing is held out."""
+        return self.held_out if len(self.held_out) else self.fit
+
+    @property
+    def deciding_split(self) -> Literal["held-out", "fit"]:
+        """The name of that split."""
+        return "held-out" if len(self.held_out) else "fit"
 
     def images(self, indices: Indices | slice = slice(None)) -> NDArray[np.float32]:
         """Float32 pixels in [0, 1], ``(n, C, H, W)``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from patcher.runtime import FLAG_OUTPUT
 from patcher.settings import Settings, refuse_unknown, split_options
 from patcher.steps.prepare import Prepared
 from patcher.steps.training_data import read_data, without_suspects
+
+if TYPE_CHECKING:
+    from patcher.calibrate.classifier import Classifier
 
 _PARITY_IMAGES = 32
 _HISTOGRAM_IMAGES = 256
@@ -129,19 +132,11 @@ def fit_patch(
     prepared = data.prepared
 
     from patcher.calibrate.classifier import Classifier, choose_device
-    from patcher.calibrate.statistics import bound_histograms
+    from patcher.calibrate.run import Run
 
     classifier = Classifier(model, preprocess, device=choose_device(settings.device))
-    calibration = method.load().calibrate(
-        classifier,
-        sites,
-        data.clean_set,
-        method_options,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        progress=progress or no_progress,
-        **data.further,
-    )
+    run = Run(classifier, settings.seed, settings.batch_size, progress or no_progress)
+    calibration = method.load().calibrate(run, sites, data.clean_set, method_options, **data.further)
     prepared = without_suspects(data, calibration)
     patch = Patch(
         method=method.name,
@@ -154,19 +149,31 @@ def fit_patch(
     images = prepared.clean_set.images(slice(0, _PARITY_IMAGES))
     if calibration.reference_images is not None:
         images = np.concatenate([images, calibration.reference_images])
-    shown = prepared.clean_set.fit[:_HISTOGRAM_IMAGES]
-    histograms = bound_histograms(
-        classifier,
-        [item for item in patch.corrections if isinstance(item, UpperBound)],
-        classifier.batches(prepared.clean_set, shown, settings.batch_size),
-    )
-    reference = _reference(classifier, patch, images)
     return Fitted(
-        prepared, sites, settings, patch, calibration, images, reference, histograms, data.further.get("training_set")
+        prepared,
+        sites,
+        settings,
+        patch,
+        calibration,
+        images,
+        _reference(classifier, patch, images),
+        _histograms(classifier, patch, prepared.clean_set, settings.batch_size),
+        data.further.get("training_set"),
     )
 
 
-def _reference(classifier: Any, patch: Patch, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _histograms(
+    classifier: Classifier, patch: Patch, clean_set: CleanSet, batch_size: int
+) -> dict[str, NDArray[np.float64]]:
+    """Clean activations relative to the patch's bounds, by tensor."""
+    from patcher.calibrate.statistics import bound_histograms
+
+    bounds = [item for item in patch.corrections if isinstance(item, UpperBound)]
+    batches = classifier.batches(clean_set, clean_set.fit[:_HISTOGRAM_IMAGES], batch_size)
+    return bound_histograms(classifier, bounds, batches)
+
+
+def _reference(classifier: Classifier, patch: Patch, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """What the patched model answers, in PyTorch, by output name."""
     import torch
 

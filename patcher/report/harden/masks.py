@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.calibrate.nft.options import mask_floor
 from patcher.patch import Patch, WeightMask
 
 MASK_HEADER = ("masked constant", "l", "floor", "lowest", "median", "highest", "below 1/2", "sorted")
@@ -49,7 +49,7 @@ def layer_masks(patch: Patch) -> tuple[LayerMasks, ...]:
         LayerMasks(
             item.initializer,
             number,
-            None if base is None or decay is None else base * math.exp(-decay * number),
+            None if base is None or decay is None else mask_floor(number, base, decay),
             item.mask.squeeze() if item.mask.size > 1 else item.mask.reshape(1),
         )
         for number, item in enumerate(masks, start=1)

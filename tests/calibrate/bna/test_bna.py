@@ -17,6 +17,7 @@ from patcher.calibrate.bna.normalization import reestimate
 from patcher.calibrate.bna.objective import Objective
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.patched import run_branch
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.triggered import TriggerSet
 from patcher.data.clean_set import CleanSet, read_clean_set
@@ -52,7 +53,7 @@ def calibrate(tmp_path: Path, triggers: list[Trigger], **options):
     classifier, clean_set, sites = sample()
     write_triggers(triggers, tmp_path / "triggers.npz")
     given = bna.Options(triggers=str(tmp_path / "triggers.npz"), **options)
-    return bna.calibrate(classifier, sites, clean_set, given, seed=0, batch_size=64)
+    return bna.calibrate(Run(classifier, 0, 64), sites, clean_set, given)
 
 
 def attacked() -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,7 +187,7 @@ def test_refusals(tmp_path: Path) -> None:
     write_triggers([checkerboard()], tmp_path / "t.npz")
     options = bna.Options(triggers=str(tmp_path / "t.npz"))
     with pytest.raises(CalibrationError, match="no clean image of the source classes"):
-        bna.calibrate(classifier, sites, only, options, seed=0, batch_size=64)
+        bna.calibrate(Run(classifier, 0, 64), sites, only, options)
 
 
 def test_several_triggers_of_a_class_share_its_images_whatever_the_batch() -> None:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.nft import method as nft
-from patcher.calibrate.nft.masks import Masks, mask_floor
+from patcher.calibrate.nft.masks import Masks
 from patcher.calibrate.nft.mixup import mixup
+from patcher.calibrate.nft.options import mask_floor
 from patcher.calibrate.patched import patch_rewrite
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.triggered import stamp, triggered_loss
 from patcher.data.clean_set import CleanSet, split
@@ -69,7 +71,7 @@ def channel_sites(model: Model):
 
 def run(model: Model, options: nft.Options = OPTIONS, *, data: CleanSet | None = None, batch_size=128, seed=0):
     data = clean_set(model) if data is None else data
-    return nft.calibrate(classifier(model), channel_sites(model), data, options, seed=seed, batch_size=batch_size)
+    return nft.calibrate(Run(classifier(model), seed, batch_size), channel_sites(model), data, options)
 
 
 def build_masks(model: Model, *, seed: int = 1) -> Masks:

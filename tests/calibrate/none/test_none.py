@@ -19,6 +19,7 @@ from patcher.calibrate.audit.activations import Neuron, pre_activation, stream_m
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.none.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from patcher.calibrate.none.reinitialization import as_rewrite, reinitialize
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.data.clean_set import read_clean_set
 from patcher.data.preprocess import resolve_preprocess
@@ -136,7 +137,7 @@ def test_other_methods_still_need_clean_images():
 def test_maxima_do_not_depend_on_the_batch(digits, batch_size):
     classifier, sites, training_set = digits
     images = np.arange(0, 900, 9)
-    found = stream_maxima(classifier, sites, training_set, images, batch_size=batch_size)
+    found = stream_maxima(Run(classifier, 0, batch_size), sites, training_set, images)
     with torch.no_grad():
         values = classifier.run(classifier.tensor(training_set.images(images)), fetch=[pre_activation(sites[0])])
     wanted = values[pre_activation(sites[0])].amax((2, 3)).T.numpy()

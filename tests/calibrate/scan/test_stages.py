@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from patcher.calibrate.run import Run
 from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.scan.effect import predicted_classes
 from patcher.calibrate.scan.model_verdict import decide
@@ -18,7 +19,7 @@ QUICK = Options(family="patch", steps=40, seeds=2, repeat=2)
 
 def scan(classifier, clean_set, options=QUICK, seed=0):
     predicted = predicted_classes(classifier, clean_set, batch_size=256)
-    findings = search(classifier, clean_set, predicted, options, Thresholds(), seed=seed, batch_size=512)
+    findings = search(Run(classifier, seed, 512), clean_set, predicted, options, Thresholds())
     return findings, decide(findings, Thresholds(), clean_set.class_names)
 
 
@@ -78,5 +79,5 @@ def test_options_out_of_range_are_refused(values):
 
 
 def test_a_defence_gets_the_triggers_of_a_scan_by_one_call(make_classifier, make_clean_set):
-    found, level = scan_triggers(make_classifier(target=4), make_clean_set(), seed=0, batch_size=512)
+    found, level = scan_triggers(Run(make_classifier(target=4), 0, 512), make_clean_set())
     assert ([item.target for item in found], level) == ([4, 4, 4], "backdoor")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import bound_histograms, stream_moments
 from patcher.calibrate.unit import bounds
 from patcher.calibrate.unit import method as unit
@@ -41,7 +42,7 @@ def clean_set(count: int = 60) -> CleanSet:
 
 
 def run(options: unit.Options = OPTIONS, *, batch_size: int = 128, seed: int = 0):
-    return unit.calibrate(classifier(), SITES, clean_set(), options, seed=seed, batch_size=batch_size)
+    return unit.calibrate(Run(classifier(), seed, batch_size), SITES, clean_set(), options)
 
 
 @pytest.mark.parametrize("granularity", ["channel", "element"])
@@ -108,7 +109,7 @@ def test_an_unmet_condition_is_said(samples: Path) -> None:
     sites = [site for site in find_sites(model) if site.kind == "activation"]
     digits = Classifier(model, preprocess, device=torch.device("cpu"))
     options = unit.Options(z=0.01, epsilon=0.01, steps=0)
-    found = unit.calibrate(digits, sites, data, options, seed=0, batch_size=128)
+    found = unit.calibrate(Run(digits, 0, 128), sites, data, options)
     assert not found.satisfied
     assert found.held_out_after < found.held_out_before - 0.01
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What NFT minimises, measures and keeps; see `patcher.calibrate.nft.method`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
+from patcher.calibrate.best_state import Search, State
+from patcher.calibrate.nft.masks import Masks
+from patcher.calibrate.nft.mixup import mixup
+from patcher.calibrate.nft.options import Options
+from patcher.calibrate.run import Run
+from patcher.calibrate.training import Problem
+from patcher.calibrate.triggered import stamp, triggered_loss
+from patcher.data.clean_set import CleanSet
+from patcher.errors import CalibrationError
+from patcher.triggers.trigger import Trigger
+
+
+class MaskFit(Problem[State]):
+    """The masks of all layers, made small.
+
+    Args:
+        run: Of the calibration.
+        masks: What is fitted.
+        clean_set: Clean images; the deciding ones are measured.
+        options: Options of NFT.
+        triggers: Estimated triggers, if any.
+        chance: Of augmentation, MixUp and the choice among triggers.
+
+    Attributes:
+        before: Whether each deciding image gets its label without masks: bool ``(n,)``.
+        search: The measurements.
+        changes: Augmentations in use.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        masks: Masks,
+        clean_set: CleanSet,
+        options: Options,
+        triggers: Sequence[Trigger],
+        chance: np.random.Generator,
+    ) -> None:
+        self._run, self._masks, self._clean_set, self._options = run, masks, clean_set, options
+        self._triggers, self._chance = triggers, chance
+        classifier = run.classifier
+        if options.mask == "centred":
+            masks.centre(clean_set, clean_set.fit, run.batch_size)
+        if options.bn_stats == "reestimate":
+            masks.keep_statistics(clean_set, clean_set.fit, run.batch_size)
+        self.before = classifier.hits(clean_set, clean_set.deciding, batch_size=run.batch_size)
+        self.changes: Sequence[Augmentation] = (
+            tolerated(classifier, clean_set, epsilon=options.epsilon, rng=chance) if options.augment else ()
+        )
+        self.optimizer = torch.optim.SGD(masks.parameters, lr=options.learning_rate, momentum=options.momentum)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, options.steps))
+        self._weight = options.eta / max(1.0, len(clean_set.fit) / classifier.model.num_classes)
+        # The schedule runs to its end; masks that do next to nothing always have room, and would be preferred.
+        self.search = Search(
+            self.before,
+            epsilon=options.epsilon,
+            alpha=options.eta,
+            schedule="constant",
+            check_every=options.check_every,
+            patience=None,
+            room=False,
+        )
+        self._last: State | None = None
+
+    def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A mini-batch as the loss takes it: augmented, mixed, stamped copies behind; targets ``(n, K)``."""
+        images = apply_all(self.changes, images, self._chance)
+        targets = self._targets(images, labels)
+        alpha = (0.0 if self._triggers else 1.0) if self._options.mixup is None else self._options.mixup
+        mixed, shares = mixup(images, targets, alpha, self._chance)
+        if not self._triggers:
+            return mixed, shares
+        stamped, carries = stamp(images, labels, self._triggers, self._chance)
+        return torch.cat([mixed, stamped[carries]]), torch.cat([shares, targets[carries]])
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy with class probabilities."""
+        logits = self._run.classifier.logits(images, rewrite=self._masks.rewrite)
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+    def regularizer(self) -> Tensor:
+        """``eta / n * ||1 - M||_1``."""
+        return self._weight * self._masks.suppression()
+
+    def after_step(self) -> None:
+        """Keep every mask in its range, let the learning rate fall."""
+        self._masks.clamp()
+        self._schedule.step()
+
+    @torch.no_grad()
+    def check(self, step: int) -> bool:
+        """Measure the present masks, with statistics re-estimated where that is asked for."""
+        clean_set, masks = self._clean_set, self._masks
+        if self._options.bn_stats == "reestimate":
+            masks.reestimate(clean_set, clean_set.fit, self._run.batch_size)
+        if step == 0 < self._options.steps:
+            # No mask at all always holds the condition; it is no candidate.
+            return True
+        measured: dict[str, Any] = {"batch_size": self._run.batch_size, "rewrite": masks.rewrite}
+        hits = self._run.classifier.hits(clean_set, clean_set.deciding, **measured)
+        cost = masks.mean()
+        if self._triggers:
+            cost = triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
+        self._last = self.search.measured(step, hits, cost, [*masks.parameters, *masks.statistics()])
+        return True
+
+    def keep(self) -> State:
+        """Go back to the state to keep: the best one, or the last where nothing was held out."""
+        kept = self.search.best if len(self._clean_set.held_out) else self._last
+        if kept is None:
+            raise CalibrationError("no masks were measured")
+        count = len(self._masks.parameters)
+        with torch.no_grad():
+            for parameter, value in zip(self._masks.parameters, kept.parameters[:count], strict=True):
+                parameter.copy_(value)
+        self._masks.set_statistics(kept.parameters[count:])
+        return kept
+
+    @torch.no_grad()
+    def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
+        classes = self._run.classifier.model.num_classes
+        if self._options.targets == "labels":
+            return torch.nn.functional.one_hot(labels, classes).float()
+        return torch.cat([self._run.classifier.logits(part) for part in images.split(self._run.batch_size)]).softmax(
+            dim=1
+        )

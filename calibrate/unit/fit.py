@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What UNIT minimises, measures and keeps; see `patcher.calibrate.unit.method`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
+from patcher.calibrate.best_state import Search, State, restore
+from patcher.calibrate.run import Run
+from patcher.calibrate.training import Problem
+from patcher.calibrate.unit.bounds import Bounds
+from patcher.calibrate.unit.options import Options
+from patcher.data.clean_set import CleanSet
+from patcher.errors import CalibrationError
+
+
+class BoundFit(Problem[State]):
+    """The bounds of all sites, made tight.
+
+    Args:
+        run: Of the calibration.
+        bounds: What is fitted.
+        clean_set: Clean images; the deciding ones are measured.
+        options: Options of UNIT.
+        chance: Of the augmentation.
+
+    Attributes:
+        before: Whether each deciding image gets its label without bounds: bool ``(n,)``.
+        search: The measurements.
+        changes: Augmentations in use.
+    """
+
+    def __init__(
+        self, run: Run, bounds: Bounds, clean_set: CleanSet, options: Options, chance: np.random.Generator
+    ) -> None:
+        self._run, self._bounds, self._clean_set, self._options = run, bounds, clean_set, options
+        self._chance = chance
+        self.before = run.classifier.hits(clean_set, clean_set.deciding, batch_size=run.batch_size)
+        self.optimizer = torch.optim.Adam(bounds.parameters, lr=options.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, options.steps))
+        self.search = Search(
+            self.before,
+            epsilon=options.epsilon,
+            alpha=options.alpha,
+            schedule=options.alpha_schedule,
+            check_every=options.check_every,
+        )
+        self.changes: Sequence[Augmentation] = ()
+        if options.augment and options.loss == "distillation":
+            self.changes = tolerated(run.classifier, clean_set, epsilon=options.epsilon, rng=chance)
+
+    def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mirrored and shifted images with their labels."""
+        return apply_all(self.changes, images, self._chance), labels
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Distance of the bounded model's answers from the unpatched model's, or from the labels ``(n,)``."""
+        classifier, rewrite = self._run.classifier, self._bounds.rewrite
+        if self._options.loss == "cross-entropy":
+            return torch.nn.functional.cross_entropy(classifier.logits(images, rewrite=rewrite), targets)
+        with torch.no_grad():
+            wanted = classifier.logits(images).log_softmax(dim=1)
+        found = classifier.logits(images, rewrite=rewrite).log_softmax(dim=1)
+        self.search.seen(wanted.argmax(dim=1) == targets, found.argmax(dim=1) == targets)
+        return torch.nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+    def regularizer(self) -> Tensor:
+        """Alpha times the tightness."""
+        return self.search.alpha * self._bounds.tightness(self._options.regularizer)
+
+    def after_step(self) -> None:
+        """Let the learning rate fall."""
+        self._schedule.step()
+
+    @torch.no_grad()
+    def check(self, step: int) -> bool:
+        """Measure the present bounds on the deciding images; stop where nothing has been gained for long."""
+        bounds, deciding = self._bounds, self._clean_set.deciding
+        hits = self._run.classifier.hits(
+            self._clean_set, deciding, batch_size=self._run.batch_size, rewrite=bounds.rewrite
+        )
+        tightness = float(bounds.tightness(self._options.regularizer)) / len(bounds.mean)
+        state = self.search.measured(step, hits, tightness, bounds.parameters)
+        if self.search.best and self.search.best.safe and not state.safe:
+            # Steps among bounds that cost too much buy nothing: back to the best, with a smaller alpha.
+            restore(self.search.best, bounds.parameters, self.optimizer)
+        return not self.search.exhausted(step)
+
+    def keep(self) -> State:
+        """Go back to the tightest bounds that hold the accuracy condition."""
+        best = self.search.best
+        if best is None:
+            raise CalibrationError("no bounds were measured")
+        restore(best, self._bounds.parameters, self.optimizer)
+        return best

@@ -1,2 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NFT: masks per channel. Options, the fit, the masks, MixUp."""
+"""NFT: a mask per channel (Karim et al., ECCV 2024).
+
+options  options and the floor mu(l), without torch
+method   the method, from clean images to a patch
+fit      what is minimised, measured and kept
+masks    masks and re-estimated statistics, and what the patch says of them
+mixup    convex pairs of pictures
+"""

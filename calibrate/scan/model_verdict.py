@@ -17,9 +17,9 @@ class TargetVerdict:
 
     Attributes:
         target: The class.
-        level: The graver of its families' verdicts.
+        level: The more serious of its families' verdicts.
         decisive: The figures of the family that decided.
-        telling: The figures of the family whose trigger is kept: the one that stands out most, on one scale.
+        kept: The figures of the family whose trigger is kept: the one that stands out most, on one scale.
         judgements: One a family, in the order of `figures`.
         figures: One a family.
         pair_sources: Sources that an all-to-all trigger sends here.
@@ -28,7 +28,7 @@ class TargetVerdict:
     target: int
     level: Level
     decisive: Candidate
-    telling: Candidate
+    kept: Candidate
     judgements: tuple[Judgement, ...]
     figures: tuple[Candidate, ...]
     pair_sources: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class Decision:
     """The outcome of a scan.
 
     Attributes:
-        level: Of the model: the gravest of all.
+        level: Of the model: the most serious of all.
         mode: ``all-to-one``, ``some-to-one`` or ``all-to-all`` for a backdoor, else ``None``.
         targets: One a target that was inverted, by class.
         all_to_all: One a family, in the order of the findings' universal changes.
@@ -86,9 +86,9 @@ def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pai
     deciding = [item for item, judged in zip(figures, judgements, strict=True) if judged.level == level]
     decisive = max(deciding, key=lambda item: item.outlier.score if item.outlier else 0.0)
     working = [item for item in figures if item.reached and item.success >= thresholds.success]
-    telling = max(working, key=_prominence, default=decisive)
+    kept = max(working, key=_prominence, default=decisive)
     sources = tuple(source for source, sent in pairs.items() if sent == target)
-    return TargetVerdict(target, "backdoor" if sources else level, decisive, telling, judgements, figures, sources)
+    return TargetVerdict(target, "backdoor" if sources else level, decisive, kept, judgements, figures, sources)
 
 
 def _prominence(candidate: Candidate) -> float:
@@ -112,14 +112,14 @@ def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None, le
         if item.pair_sources and everywhere:
             kept.append(replace(everywhere.trigger, target=item.target, sources=item.pair_sources))
         elif item.level == level:
-            kept += [item.telling.trigger, *item.telling.others]
+            kept += [item.kept.trigger, *item.kept.others]
     return tuple(kept)
 
 
 def _mode(targets: Sequence[TargetVerdict], pairs: dict[int, int], thresholds: Thresholds) -> str:
     if pairs:
         return "all-to-all"
-    flagged = [item.telling for item in targets if item.level == "backdoor"]
+    flagged = [item.kept for item in targets if item.level == "backdoor"]
     others = max(len(targets) - 1, 1)
     return "all-to-one" if all(len(item.sources) >= thresholds.source * others for item in flagged) else "some-to-one"
 
@@ -133,7 +133,7 @@ def _reasons(
     if flagged:
         return tuple(
             f"{item.level}: class {item.target} ({names[item.target]}), {item.decisive.family} of norm "
-            f"{item.decisive.norm:.3g}; trigger: {item.telling.family}, {item.telling.success:.0%} of held-out images"
+            f"{item.decisive.norm:.3g}; trigger: {item.kept.family}, {item.kept.success:.0%} of held-out images"
             for item in flagged
         )
     if level == "inconclusive":

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 MINIMUM_CLASSES = 8
-_NORMAL_CONSISTENCY = 1.4826
+_NORMAL_CONSISTENCY = 1.4826  # 1 / inverse normal distribution at 3/4: the MAD then estimates the deviation
 _SMALLEST_SPREAD = 0.25
 
 
@@ -43,6 +44,11 @@ class Outlier:
     below: float = 1.0
 
 
+def robust_deviation(values: NDArray[np.float64]) -> float:
+    """1.4826 times the median absolute deviation of ``(n,)`` values: the standard deviation, were they normal."""
+    return _NORMAL_CONSISTENCY * float(np.median(np.abs(values - np.median(values))))
+
+
 def outliers(norms: Sequence[float]) -> list[Outlier]:
     """Compare positive norms with one another; see the module.
 
@@ -56,7 +62,7 @@ def outliers(norms: Sequence[float]) -> list[Outlier]:
         raise ValueError(f"positive finite norms expected, found {list(norms)}")
     logs = np.log(values)
     median = np.median(logs)
-    spread = max(_NORMAL_CONSISTENCY * float(np.median(np.abs(logs - median))), _SMALLEST_SPREAD)
+    spread = max(robust_deviation(logs), _SMALLEST_SPREAD)
     ordered = np.argsort(logs, kind="stable")
     steps = np.diff(logs[ordered])[: len(values) // 2]
     gaps, belows = np.ones(len(values)), np.ones(len(values))

@@ -173,5 +173,5 @@ def judge_all_to_all(universal: Universal, thresholds: Thresholds) -> Judgement:
 
 
 def strongest(levels: Sequence[Level]) -> Level:
-    """The gravest of several verdicts; ``inconclusive`` outweighs ``clean``, ``clean`` for none."""
+    """The most serious of several verdicts; ``inconclusive`` outweighs ``clean``, ``clean`` for none."""
     return max(levels, key=_ORDER.index, default="clean")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.graph.disjoint_sets import DisjointSets
 from patcher.graph.scale_labels import UNSCALED, Join, Labels
 
 Factor = NDArray[np.float64]
@@ -27,16 +28,13 @@ class Factors:
     """
 
     def __init__(self, count: int, fixed: Iterable[int]) -> None:
-        self._parent = np.arange(count, dtype=np.int64)
+        self._classes = DisjointSets(count)
         self._value = np.full(count, np.nan)
         self._value[[UNSCALED, *fixed]] = 1.0
 
     def roots(self, labels: Labels) -> Labels:
         """The representative of each label's class."""
-        found = self._parent[labels]
-        while (found != self._parent[found]).any():
-            found = self._parent[found]
-        return found
+        return self._classes.roots(labels)
 
     def of(self, labels: Labels) -> Factor:
         """Factors; 1 where nothing decides."""
@@ -55,22 +53,17 @@ class Factors:
 
     def unite(self, left: Labels, right: Labels) -> bool:
         """Make classes equal; False, and nothing changes, where their factors differ."""
-        before = self._parent.copy(), self._value.copy()
+        before = self._classes.copy(), self._value.copy()
         for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            first, second = self._root(one), self._root(other)
+            first, second = self._classes.root(one), self._classes.root(other)
             known = self._value[first], self._value[second]
             if first != second and not np.isnan(known).any() and known[0] != known[1]:
-                self._parent, self._value = before
+                self._classes, self._value = before
                 return False
             # The lower label stands for the class, so that UNSCALED always does.
-            self._parent[max(first, second)] = min(first, second)
+            self._classes.unite(first, second)
             self._value[min(first, second)] = known[0] if np.isnan(known[1]) else known[1]
         return True
-
-    def _root(self, label: int) -> int:
-        while self._parent[label] != label:
-            label = int(self._parent[label])
-        return label
 
 
 def settle_joins(

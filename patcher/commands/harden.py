@@ -55,7 +55,7 @@ class HardenResult(Reported):
         calibration: The method's own findings.
         output: Where the model was written; ``None`` when none was asked for or a condition failed.
         guard: The second file of ``--branch two-files``, else ``None``.
-        source: The model as it came.
+        source: The original model.
     """
 
     report: Report

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.calibrate.classifier import Classifier, choose_device
-from patcher.calibrate.scan.outliers import MINIMUM_CLASSES
+from patcher.calibrate.scan.outliers import MINIMUM_CLASSES, robust_deviation
 from patcher.calibrate.scan.ranking import maximum_margins, noise
 from patcher.data.preprocess import resolve_preprocess
 from patcher.errors import InputError
@@ -102,7 +102,7 @@ def scan_without_data(
 def margin_scores(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     """Deviations of each margin ``(K,)`` above the median, by the median absolute deviation."""
     centred = margins - np.median(margins)
-    spread = max(1.4826 * float(np.median(np.abs(centred))), _SMALLEST_MARGIN_SPREAD)
+    spread = max(robust_deviation(margins), _SMALLEST_MARGIN_SPREAD)
     return np.asarray(centred / spread, np.float64)
 
 

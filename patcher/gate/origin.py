@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import string
 
+from patcher.calibrate import METHODS
 from patcher.errors import PatcherError
 from patcher.export.bake import bake_patch, baked_form
 from patcher.gate.check import Check, decided
-from patcher.gate.structure import ALLOWED
 from patcher.gate.subject import Subject
 from patcher.model.file import model_sha256
 from patcher.model.provenance import Provenance
@@ -52,7 +52,9 @@ def patch_check(subject: Subject) -> Check:
     if subject.provenance is not None and subject.provenance.patch_sha256 != digest:
         message = f"the metadata names the patch {subject.provenance.patch_sha256}, the file given is {digest}"
         return decided("patch", False, message, details=details)
-    foreign = sorted({type(item).__name__ for item in patch.corrections} - _CORRECTIONS.get(patch.method, frozenset()))
+    made = {type(item).__name__ for item in patch.corrections}
+    # A method of another package may make any correction: what it made is in the patch, and the bytes decide.
+    foreign = sorted(made - _CORRECTIONS.get(patch.method, made if patch.method in METHODS else frozenset()))
     if foreign:
         message = f"the patch holds corrections that method {patch.method[:40]!r} does not make: {', '.join(foreign)}"
         return decided("patch", False, message, details=details)
@@ -78,8 +80,8 @@ def _faults(found: Provenance, subject: Subject) -> list[str]:
     faults = []
     if found.source_sha256 != model.sha256:
         faults.append(f"it was made from the model {found.source_sha256[:64]!r}, the original given is {model.sha256}")
-    if found.method not in ALLOWED:
-        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(ALLOWED)}")
+    if found.method not in METHODS:
+        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(METHODS)}")
     for name in ("patch_sha256", "clean_data_sha256"):
         value = getattr(found, name)
         if len(value) != 64 or not set(value) <= _DIGITS:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from patcher.graph.disjoint_sets import DisjointSets
 from patcher.graph.flow import DataFlow
 from patcher.graph.scales import scale_flow
 from patcher.graph.site import Site
@@ -29,23 +28,16 @@ def residual_streams(model: Model, sites: Sequence[Site]) -> list[tuple[str, ...
     """
     flow = DataFlow(model.proto.graph, [model.input.name])
     scales = scale_flow(flow, model.shapes, {site.tensor for site in sites if site.operator == "ReLU6"})
-    parent = np.arange(scales.count)
-
-    def root(label: int) -> int:
-        while parent[label] != label:
-            label = int(parent[label])
-        return label
-
+    classes = DisjointSets(scales.count)
     for join in scales.joins:
         for inside, outside in zip(join.inside.tolist(), join.outside.tolist(), strict=True):
-            first, second = root(inside), root(outside)
-            parent[max(first, second)] = min(first, second)
+            classes.unite(inside, outside)
     streams: dict[tuple[int, ...], list[str]] = {}
     for site in sites:
         channels = scales.channels.get(site.tensor)
         if channels is None or len(channels.labels) != site.channels:
             continue
-        key = tuple(root(label) for label in channels.labels.tolist())
+        key = tuple(classes.roots(channels.labels).tolist())
         # Labels fixed at 1 say nothing of who meets whom; a tensor with repeated channels cannot be tied to another.
         if key[0] and len(set(key)) == len(key):
             streams.setdefault(key, []).append(site.tensor)

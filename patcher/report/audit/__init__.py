@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an audit of a training set."""
+"""The report of an audit of a training set.
+
+files  suspects.csv and suspects.png
+"""

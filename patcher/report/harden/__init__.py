@@ -1,2 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a hardening, in each format."""
+"""The report of a hardening.
+
+document  the report as plain values
+files     the report folder
+markdown  report.md
+rows      the before/after table
+figures   pictures of the calibration
+masks     channel masks per masked constant
+"""

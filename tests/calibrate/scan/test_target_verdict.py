@@ -103,7 +103,7 @@ def test_a_natural_universal_change_is_not(change):
     assert judge_all_to_all(replace(UNIVERSAL, **change), Thresholds()).level == "clean"
 
 
-def test_the_gravest_verdict_counts():
+def test_the_most_serious_verdict_counts():
     assert strongest(["clean", "inconclusive"]) == "inconclusive"
     assert strongest(["clean", "backdoor", "suspicious"]) == "backdoor"
     assert strongest([]) == "clean"

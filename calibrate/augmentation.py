@@ -18,6 +18,7 @@ from patcher.data.clean_set import CleanSet
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
+# Chosen, not measured.
 _SHIFT = 1 / 8  # of the side
 _TRIED_IMAGES = 512
 _TRIED_AT_ONCE = 32  # not the batch size: chance must not depend on it

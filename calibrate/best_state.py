@@ -20,8 +20,8 @@ from torch import Tensor
 
 from patcher.calibrate.options import AlphaSchedule
 
-_AUTHORS_STEPS_IN_A_ROW = 5
-_GAIN = 1e-3  # smallest relative gain in tightness that counts as one
+_AUTHORS_STEPS_IN_A_ROW = 5  # their published code
+_GAIN = 1e-3  # smallest relative gain in tightness that counts as one; chosen, not measured
 _ROUNDING = 1e-6  # a loss of exactly epsilon holds the condition
 
 

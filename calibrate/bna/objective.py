@@ -17,13 +17,9 @@ from patcher.calibrate.statistics import Moments
 from patcher.calibrate.triggered import TriggerSet
 from patcher.graph.site import Site
 
-_VALUES = 8192
-
-
-_BIN_WIDTH = 0.1  # clean standard deviations
-
-
-_MOST_BINS = 1000
+_VALUES = 8192  # of a channel and batch that are counted; chosen, not measured
+_BIN_WIDTH = 0.1  # clean standard deviations; the paper's number (Sec. 4)
+_MOST_BINS = 1000  # bounds memory; chosen, not measured
 
 
 class Objective:

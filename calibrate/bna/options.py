@@ -10,8 +10,6 @@ from patcher.calibrate.options import check_ranges
 from patcher.patch import BranchForm
 
 Divergence = Literal["tv", "js", "kl"]
-
-
 Learned = Literal["all", "omega", "none"]
 
 

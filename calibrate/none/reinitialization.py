@@ -27,7 +27,7 @@ from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.weight_channels import Layer
 
 _SMALLEST_STD = 1e-6
-_LARGEST_SHARE = 1 / 8  # of a layer: what is left has to carry the other images
+_LARGEST_SHARE = 1 / 8  # of a layer (chosen, not measured): what is left has to carry the other images
 
 
 def as_rewrite(parameters: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor]]:

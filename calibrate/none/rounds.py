@@ -33,6 +33,7 @@ from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.site import Site
 from patcher.graph.weight_channels import find_layers
 
+# Chosen, not measured.
 _MOMENT_IMAGES = 512
 _AUGMENTATION_EPSILON = 0.02
 _LEAST_STEPS = 50  # an epoch of a small training set goes over it several times

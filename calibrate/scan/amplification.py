@@ -18,6 +18,7 @@ from patcher.calibrate.scan.goal import Goal, margins
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.triggers.trigger import Trigger
 
+# Chosen, not measured.
 _GAINS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 _STRONG = 0.98
 

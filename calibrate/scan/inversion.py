@@ -32,8 +32,9 @@ from patcher.data.clean_set import CleanSet, Indices
 from patcher.progress import Progress, no_progress
 from patcher.triggers.trigger import Family
 
-_GROWTH = 1.5
+_GROWTH = 1.5  # this and the fall: Neural Cleanse's factors
 _FALL = _GROWTH**1.5
+# Chosen, not measured, where a line names no source.
 _SMALLEST_WEIGHT = 1.0
 _GAIN = 0.02  # smallest relative fall of the norm that counts as one
 _BETAS = (0.5, 0.9)  # of the authors' Adam: short memory, because w moves

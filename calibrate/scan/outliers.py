@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MINIMUM_CLASSES = 8
+MINIMUM_CLASSES = 8  # chosen, not measured
 _NORMAL_CONSISTENCY = 1.4826  # 1 / inverse normal distribution at 3/4: the MAD then estimates the deviation
-_SMALLEST_SPREAD = 0.25
+_SMALLEST_SPREAD = 0.25  # of log-norms; set after looking at the four nets of docs/scan.md, "Measured"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.goal import margins
 from patcher.progress import Progress, no_progress
 
+# Chosen, not measured.
 _STEP = 0.05  # of a pixel, along the sign of the gradient
 _DECAY = 0.85
 

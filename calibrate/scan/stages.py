@@ -31,6 +31,7 @@ from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.triggers.trigger import Family, Trigger
 
+# What inverting all of 43 classes costs is in benchmarks/results/scan-growth.md; the numbers are chosen, not measured.
 _INVERT_ALL = 43
 _RANKING_STARTS = 2
 _RANKING_STEPS = 8

@@ -26,6 +26,7 @@ from patcher.triggers.trigger import Family
 Level = Literal["backdoor", "suspicious", "clean", "inconclusive"]
 _ORDER: tuple[Level, ...] = ("clean", "inconclusive", "suspicious", "backdoor")
 
+# Set after looking at the four nets of docs/scan.md, "Measured", like the defaults of `Thresholds`.
 _CAPS: dict[Family, float] = {"patch": 0.1, "additive": 0.05}
 _TINY: dict[Family, float] = {"patch": 0.01, "additive": 0.005}
 _TINY_GAP = 3.0

@@ -112,13 +112,13 @@ def harden(
     bake: Bake = "nodes",
     **options: Any,
 ) -> HardenResult:
-    """Calibrate, apply, prove parity, measure, and write.
+    """Calibrate, apply, prove parity, measure, and write; ``result.report.verdict`` says what held.
 
     Args:
         model: Path, bytes or ``ModelProto`` of an ONNX image classifier.
         clean_dir: Clean images; see `patcher.data.clean_set`. May be left out where a training set is given.
         method: Name of a method.
-        output: Where to write the hardened model; nothing is written there when a condition fails.
+        output: Where to write the hardened model, if every condition is met.
         report_dir: Where to write reports, pictures and the patch.
         triggered: ``.npz`` of triggered images; only scored, before and after.
         target: The attacker's class for `triggered`.
@@ -127,22 +127,19 @@ def harden(
         bake: ``nodes``, ``folded`` or ``auto``; see `patcher.export.bake`.
         options: Fields of `patcher.settings.Settings` and of the method's ``Options``.
 
-    Returns:
-        The result; ``result.report.verdict`` says whether every condition was met.
-
     Raises:
         InputError: A file, folder or option cannot be used.
         UnsupportedGraphError: The graph cannot be run or edited faithfully.
         NotApplicableError: The model has no site for the method.
         CalibrationError: Calibration could not produce a patch.
-        ParityError: ONNX Runtime does not compute what was calibrated; nothing was written.
+        ParityError: ONNX Runtime does not compute what was calibrated.
     """
     started = time.perf_counter()
     check_output(output, model)
     check_report_dir(report_dir)
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    attack = read_triggered(triggered, resolved, target) if triggered is not None else None
+    attack = None if triggered is None else read_triggered(triggered, resolved, target)
     options = with_checkpoint(choose_method(method), output, options)
     fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
     calibrated = time.perf_counter()
@@ -152,11 +149,10 @@ def harden(
     measured = measure(fitted.prepared, hardened, attack, fitted.settings, guard=guard)
     seconds = {"calibrate_s": calibrated - started, "export_and_measure_s": time.perf_counter() - calibrated}
     report = hardening_report(fitted, hardened, parity, measured, seconds, baked)
-    passed = report.verdict == "pass"
     if report_dir is not None:
         write_reports(report, Path(report_dir), fitted)
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
-    if output is not None and passed:
+    if output is not None and report.verdict == "pass":
         result.save(output)
         result = replace(result, output=Path(output))
     remove_checkpoint(options)

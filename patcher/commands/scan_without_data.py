@@ -31,10 +31,11 @@ from patcher.report.sections import model_section
 from patcher.report.table import table
 from patcher.settings import Settings
 
+# Chosen, not measured.
 _STARTS = 4
 _STEPS = 30
 _OPEN_SIDE = 32
-_SUSPICIOUS = 3.5
+_SUSPICIOUS = 3.5  # the cut-off of Iglewicz and Hoaglin (1993) for such scores; not measured on backdoors
 _SMALLEST_MARGIN_SPREAD = 1e-6
 MARGIN_HEADER = ("class", "maximum margin", "score")
 

@@ -131,9 +131,9 @@ class MaskFit(Problem[State]):
 
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
-        classes = self._run.classifier.model.num_classes
+        """Class probabilities ``(n, K)`` that clean images are to keep."""
+        classifier = self._run.classifier
         if self._options.targets == "labels":
-            return torch.nn.functional.one_hot(labels, classes).float()
-        return torch.cat([self._run.classifier.logits(part) for part in images.split(self._run.batch_size)]).softmax(
-            dim=1
-        )
+            return torch.nn.functional.one_hot(labels, classifier.model.num_classes).float()
+        logits = [classifier.logits(piece) for piece in images.split(self._run.batch_size)]
+        return torch.cat(logits).softmax(dim=1)

@@ -105,7 +105,7 @@ class Masks:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What the optimiser holds."""
+        """One mask ``(C,)`` for each masked constant: what the optimiser moves."""
         return list(self.masks.values())
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class Masks:
         self._running = dict(zip(self._running, pairs[len(self.layers) :], strict=True))
 
     def corrections(self, form: MaskForm) -> tuple[Correction, ...]:
-        """The patch in graph order."""
+        """The corrections of all layers, in graph order."""
         found: list[Correction] = []
         for item in self.layers:
             name = item.layer.initializer

@@ -63,7 +63,7 @@ def search(
 
 
 class _Stages:
-    """What the stages share."""
+    """The run, the clean images and the options that all stages work with."""
 
     def __init__(
         self,

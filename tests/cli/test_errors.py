@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
+from patcher.calibrate.run import Run as CalibrationRun
 from patcher.calibrate.unit import method as unit
 from tests.cli.conftest import Run
 from tests.tiny_models import build
@@ -109,11 +111,11 @@ def test_a_full_disk(work: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_interrupt_during_calibration(work: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = unit.fit
 
-    def interrupted(*args: object, **kwargs: object) -> int:
+    def interrupted(given: CalibrationRun, *args: object, **kwargs: object) -> object:
         def stop(what: str, done: int, total: int) -> None:
             raise KeyboardInterrupt
 
-        return real(*args, **{**kwargs, "progress": stop})  # type: ignore[arg-type]
+        return real(replace(given, progress=stop), *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(unit, "fit", interrupted)
     assert "interrupted" in refused(work, run, *base(work), code=2)

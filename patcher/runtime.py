@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,8 @@ CLASS_INPUT = "predicted_class"
 TARGETS_KEY = "patcher.targets"
 SCORES_KEY = "patcher.scores"
 GUARD_SUFFIX = ".guard.onnx"
-_LEVELS: dict[str, str] = {
-    "disabled": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
+_NAMES = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+_LEVELS: dict[str, str] = dict(zip(get_args(OptimizationLevel), _NAMES, strict=True))
 # Severity 4 logs fatal errors only: every other one is raised and reported by the caller.
 _FATAL_ONLY = 4
 
@@ -103,6 +99,12 @@ def one_line(error: BaseException) -> str:
     """The message of an error of another library, on one line and not longer than 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def fill_batch(rows: NDArray[Any], size: int | None) -> NDArray[Any]:
+    """Rows ``(N, ...)`` filled up to a fixed batch with copies of the last; as they are if `size` is ``None``."""
+    missing = 0 if size is None else size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing > 0 else rows
 
 
 def _require_providers(wanted: Sequence[str], found: Sequence[str], where: str) -> None:
@@ -263,9 +265,7 @@ class GuardedSession:
         return Answers(_classes(scores), scores, flags)
 
     def _run(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        count = len(inputs)
-        if self._batch is not None and count < self._batch:
-            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], self._batch - count, axis=0)])
+        count, inputs = len(inputs), fill_batch(inputs, self._batch)
         names = [self._scores, *([FLAG_OUTPUT] if self._flagged else [])]
         try:
             scores, *flags = self._session.run(names, {self.input.name: np.ascontiguousarray(inputs)})

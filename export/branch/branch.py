@@ -28,8 +28,9 @@ import onnx
 
 from patcher.errors import UnsupportedGraphError
 from patcher.export.branch.block import Block, Names
-from patcher.export.branch.second_pass import reads, second_pass
+from patcher.export.branch.second_pass import second_pass
 from patcher.model.model import Model
+from patcher.model.subgraphs import reads, rename
 from patcher.patch import Branch
 from patcher.runtime import CLASS_INPUT, FLAG_OUTPUT, SCORES_KEY, TARGETS_KEY
 
@@ -54,7 +55,7 @@ def add_branch(hardened: onnx.ModelProto, model: Model, branch: Branch) -> None:
     names = Names(hardened)
     plain = {name: names.new(f"{name}_original") for name in outputs}
     for node in hardened.graph.node:
-        _rename(node, plain)
+        rename(node, plain)
     main = Block(names)
     scores = plain[model.logits]
     classes = _classes(main, model, scores)
@@ -248,16 +249,6 @@ def _flag_value(hardened: onnx.ModelProto, model: Model, flag: str) -> onnx.Valu
     if shape.dim:
         value.type.tensor_type.shape.dim[0].CopyFrom(shape.dim[0])
     return value
-
-
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    for part in (node.input, node.output):
-        for index, name in enumerate(part):
-            part[index] = names.get(name, name)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                _rename(inner, names)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -22,7 +22,6 @@ With several targets, the statistics of each row are gathered by its row of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +33,7 @@ from patcher.export.branch.block import Block
 from patcher.export.surgery.constants import check_values, float_type, in_type
 from patcher.graph.flow import is_standard
 from patcher.model.model import Model
+from patcher.model.subgraphs import reads, rename
 from patcher.patch import Branch, Realignment
 
 _SMALLEST_SPAN = np.float32(1e-6)  # keeps the division finite where both bounds are one value
@@ -87,7 +87,7 @@ class _Copier:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         copied.name = self.block.names.new(f"{node.name or node.op_type}_second")
-        _rename_inputs(copied, self.renamed)
+        rename(copied, self.renamed, outputs=False)
         for index, output in enumerate(node.output):
             if output:
                 copied.output[index] = self.renamed[output] = self.block.names.new(f"{output}_second")
@@ -232,27 +232,3 @@ def _needed(graph: onnx.GraphProto) -> set[str]:
         if any(name in needed for name in node.output):
             needed.update(reads(node))
     return needed
-
-
-def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Tensors that a node reads, those that its subgraphs take from outside too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            inner = attribute.g
-            own = {item.name for item in (*inner.input, *inner.initializer)}
-            own |= {name for item in inner.node for name in item.output}
-            yield from (name for item in inner.node for name in reads(item) if name not in own)
-            yield from (item.name for item in inner.output if item.name not in own)
-
-
-def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
-    for index, name in enumerate(node.input):
-        node.input[index] = renamed.get(name, name)
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            own = {name for item in attribute.g.node for name in item.output}
-            own |= {item.name for item in (*attribute.g.input, *attribute.g.initializer)}
-            outer = {old: new for old, new in renamed.items() if old not in own}
-            for item in attribute.g.node:
-                _rename_inputs(item, outer)

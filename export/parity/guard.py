@@ -20,7 +20,7 @@ from patcher.export.parity.parity import (
 )
 from patcher.model.file import loadable
 from patcher.model.model import Model
-from patcher.runtime import CPU_PROVIDER, FLAG_OUTPUT, OptimizationLevel, TwoFileSession, create_session
+from patcher.runtime import CPU_PROVIDER, FLAG_OUTPUT, OptimizationLevel, TwoFileSession, create_session, fill_batch
 
 
 def check_guard_parity(
@@ -84,6 +84,6 @@ def _run(
     parts = []
     for start in range(0, len(inputs), size):
         piece = inputs[start : start + size]
-        filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
-        parts.append([value[: len(piece)] for value in session.run(names, {original.input.name: filled})])
+        feed = {original.input.name: fill_batch(piece, original.batch)}
+        parts.append([value[: len(piece)] for value in session.run(names, feed)])
     return {name: np.concatenate(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from patcher.errors import InputError, ParityError
 from patcher.model.file import loadable
 from patcher.model.model import Model
-from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, one_line, runtime_errors
+from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, fill_batch, one_line, runtime_errors
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
@@ -189,9 +189,7 @@ def _batches(inputs: Sequence[Array], fixed: int | None) -> Iterator[tuple[Array
         step = fixed or max(len(batch), 1)
         for start in range(0, len(batch), step):
             part = batch[start : start + step]
-            missing = step - len(part) if fixed else 0
-            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            yield np.ascontiguousarray(filled), len(part)
+            yield np.ascontiguousarray(fill_batch(part, fixed)), len(part)
 
 
 def compare_outputs(

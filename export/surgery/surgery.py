@@ -26,6 +26,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from patcher.errors import UnsupportedGraphError
 from patcher.export.surgery.restore import Opened, restore_graph
+from patcher.model.subgraphs import subgraphs
 
 # graphsurgeon sees the values of constants this small; edits of large weights read the original.
 _VALUE_LIMIT = 256
@@ -232,6 +233,5 @@ def all_names(graph: onnx.GraphProto) -> Iterator[str]:
         yield from (item.name for item in part)
     for node in graph.node:
         yield from (node.name, *node.input, *node.output)
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from all_names(inner)
+        for inner in subgraphs(node):
+            yield from all_names(inner)

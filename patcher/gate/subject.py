@@ -20,7 +20,7 @@ from patcher.model.file import load_file, loadable
 from patcher.model.inference import infer_types
 from patcher.model.provenance import Provenance, read_provenance
 from patcher.patch import Patch
-from patcher.runtime import create_session, one_line, runtime_errors
+from patcher.runtime import create_session, fill_batch, one_line, runtime_errors
 from patcher.settings import Settings
 from patcher.steps.prepare import Prepared
 from patcher.triggers.trigger import Trigger
@@ -133,7 +133,7 @@ class Subject:
         found = []
         for start in range(0, len(pixels), size):
             piece = pixels[start : start + size]
-            filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)]) if model.batch else piece
+            filled = fill_batch(piece, model.batch)
             feed = self.feed(filled)
             try:
                 value = np.asarray(session.run([FLAG], {model.input.name: feed})[0])

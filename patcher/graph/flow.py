@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from patcher.model.subgraphs import captured
+
 STANDARD_DOMAINS = ("", "ai.onnx")
 # Operators that hand a value on unchanged but for its type.
 _SAME_VALUE = ("Identity", "Cast", "CastLike", "Dropout")
@@ -32,7 +34,7 @@ class DataFlow:
         self._producers = {output: node for node in self.nodes for output in node.output if output}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
-            for tensor in dict.fromkeys([*node.input, *_captured(node)]):
+            for tensor in dict.fromkeys([*node.input, *captured(node)]):
                 self._consumers[tensor].append(node)
         self._live = self._reach(inputs)
 
@@ -96,7 +98,7 @@ class DataFlow:
         """Tensors that depend on the image by value; a Shape and what follows from it alone do not."""
         reached = set(inputs)
         for node in self.nodes:
-            reads = [*node.input, *_captured(node)]
+            reads = [*node.input, *captured(node)]
             if node.op_type not in _SHAPE_READERS and any(tensor in reached for tensor in reads):
                 reached.update(output for output in node.output if output)
         return reached
@@ -113,16 +115,3 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
         if entry.name == name:
             return onnx.helper.get_attribute_value(entry)
     return default
-
-
-def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names that a node's subgraphs take from outside."""
-    names: set[str] = set()
-    for entry in node.attribute:
-        for graph in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
-            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                names |= ({*inner.input} | _captured(inner)) - own
-                own |= set(inner.output)
-    names.discard("")
-    return names

@@ -7,7 +7,6 @@ them by other operators. Tensors of the main graph keep their names; those insid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -16,6 +15,7 @@ from onnx import defs
 
 from patcher.errors import UnsupportedGraphError
 from patcher.graph.operators.registry import find_kernel
+from patcher.model.subgraphs import walk
 
 # The newest opset whose operators are supported; ONNX Runtime runs no newer ones.
 NEWEST_OPSET = 26
@@ -61,7 +61,7 @@ def _expandable(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     """Operators of the model without a kernel that have a function body."""
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in proto.opset_import}
     found: dict[tuple[str, str], None] = {}
-    for node in _nodes(proto.graph):
+    for node in walk(proto.graph.node):
         domain = "" if node.domain == "ai.onnx" else node.domain
         if find_kernel(domain, node.op_type) is None and _has_body(domain, node.op_type, opsets.get(domain, 0)):
             found[node.domain, node.op_type] = None
@@ -73,7 +73,7 @@ def _with_defaults(proto: onnx.ModelProto, calls: set[tuple[str, str]]) -> onnx.
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     opsets = {entry.domain: entry.version for entry in copy.opset_import}
-    for node in _nodes(copy.graph):
+    for node in walk(copy.graph.node):
         if (node.domain, node.op_type) not in calls:
             continue
         schema = defs.get_schema(node.op_type, opsets.get(node.domain, 0), node.domain)
@@ -96,11 +96,3 @@ def _has_body(domain: str, name: str, opset: int) -> bool:
     # Missing from the stubs that come with onnx.
     known: Any = schema
     return bool(known.has_function or known.has_context_dependent_function)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for item in node.attribute:
-            if item.type == onnx.AttributeProto.GRAPH:
-                yield from _nodes(item.g)

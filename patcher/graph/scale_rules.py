@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from patcher.graph.flow import DataFlow, attribute
 from patcher.graph.scale_labels import UNSCALED, Channels, Join, ScaleFlow
+from patcher.model.subgraphs import subgraphs
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -49,7 +50,7 @@ class Step:
         node = self.node
         if passing:
             return self._pass(self._live_input())
-        if node.domain not in ("", "ai.onnx") or _has_subgraph(node):
+        if node.domain not in ("", "ai.onnx") or any(subgraphs(node)):
             return False
         if node.op_type in _LINEAR:
             return self._linear()
@@ -256,7 +257,3 @@ def _output_channels(node: onnx.NodeProto, weight: NDArray[Any]) -> int:
     if node.op_type == "Gemm":
         return int(weight.shape[0 if attribute(node, "transB", 0) else 1])
     return int(weight.shape[-1] if node.op_type == "MatMul" else weight.shape[0])
-
-
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(entry.HasField("g") or entry.graphs for entry in node.attribute)

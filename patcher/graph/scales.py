@@ -23,6 +23,7 @@ import onnx
 from patcher.graph.flow import DataFlow, is_standard
 from patcher.graph.scale_labels import ScaleFlow
 from patcher.graph.scale_rules import Shapes, Step
+from patcher.model.subgraphs import reads
 
 
 def scale_flow(flow: DataFlow, shapes: Shapes, passing: Collection[str] = ()) -> ScaleFlow:
@@ -42,21 +43,11 @@ def scale_flow(flow: DataFlow, shapes: Shapes, passing: Collection[str] = ()) ->
         if not any(flow.is_live(tensor) for tensor in node.output if tensor):
             continue
         if not Step(found, flow, shapes, number, node).label(node.output[0] in passing):
-            for tensor in _reads(node):
+            for tensor in set(reads(node)):
                 found.fix(tensor, f"{node.op_type} reads {tensor!r} behind it")
     for tensor in flow.outputs:
         found.fix(tensor, f"{tensor!r} is an output of the graph")
     return found
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Tensors that a node or anything in its subgraphs reads."""
-    names = {tensor for tensor in node.input if tensor}
-    for entry in node.attribute:
-        for graph in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
-            names |= {tensor for inner in graph.node for tensor in _reads(inner)}
-            names |= {value.name for value in graph.output}
-    return names
 
 
 def is_join(node: onnx.NodeProto) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from patcher.data.image_sources import Pixels, as_float
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
-from patcher.runtime import FLAG_OUTPUT
+from patcher.runtime import FLAG_OUTPUT, fill_batch
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -154,9 +154,7 @@ def _run(
     parts: list[list[NDArray[Any]]] = [[] for _ in names]
     for start in range(0, len(pixels), size):
         piece = pixels[start : start + size]
-        feed = as_feed(model, preprocess, as_float(piece))
-        if model.batch is not None and len(feed) < model.batch:
-            feed = np.concatenate([feed, np.repeat(feed[-1:], model.batch - len(feed), axis=0)])
+        feed = fill_batch(as_feed(model, preprocess, as_float(piece)), model.batch)
         for part, value in zip(parts, session.run(names, {model.input.name: feed}), strict=True):
             part.append(value[: len(piece)])
     return [np.concatenate(part).reshape(len(pixels), -1) for part in parts]

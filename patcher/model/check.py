@@ -7,7 +7,6 @@ also run once in ONNX Runtime, on zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from patcher.model.file import loadable
 from patcher.model.inference import TensorTypes, agreed_types
 from patcher.model.interface import ImageInput, probe_shapes
 from patcher.model.size import check_size
+from patcher.model.subgraphs import walk
 from patcher.runtime import create_session, one_line, runtime_errors
 
 MIN_OPSET = 11
@@ -165,7 +165,7 @@ def _refuse_custom_operators(proto: onnx.ModelProto, name: str) -> None:
     custom = {
         f"{node.domain}:{node.op_type}"
         for body in bodies
-        for node in _walk(body)
+        for node in walk(body)
         if node.domain not in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions
     }
     if custom:
@@ -173,14 +173,6 @@ def _refuse_custom_operators(proto: onnx.ModelProto, name: str) -> None:
             f"{name}: operators outside of the ONNX standard: {', '.join(sorted(custom))}; "
             "export the model before any runtime-specific optimisation"
         )
-
-
-def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _walk(graph.node)
 
 
 def _refuse_nan(proto: onnx.ModelProto, name: str) -> None:

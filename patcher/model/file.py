@@ -21,6 +21,7 @@ from onnx.external_data_helper import set_external_data, uses_external_data
 
 from patcher.errors import InputError
 from patcher.files import staged_file
+from patcher.model.subgraphs import subgraphs
 
 # protobuf cannot serialise more; the margin leaves room for the metadata keys added later.
 INLINE_LIMIT = 2**31 - 2**20
@@ -106,8 +107,8 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graph_tensors(graph)
+        for graph in subgraphs(node):
+            yield from _graph_tensors(graph)
 
 
 def refuse_external_data(proto: onnx.ModelProto) -> None:

@@ -7,11 +7,12 @@ billions of nodes in memory; ONNX Runtime writes functions out when it loads a m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx
 
 from patcher.errors import UnsupportedGraphError
+from patcher.model.subgraphs import walk
 
 # Every step of reading is linear in the nodes; beyond this one, it takes more than a few seconds. Exported
 # classifiers have some hundred nodes, the largest transformers some thousand.
@@ -60,10 +61,6 @@ def _count(nodes: Iterable[onnx.NodeProto], counted: dict[_Function, int]) -> in
     return sum(counted.get(call, 1) for call in _calls(nodes))
 
 
-def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterable[_Function]:
+def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
     """Operators of all nodes, those of subgraphs too."""
-    for node in nodes:
-        yield node.domain, node.op_type
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _calls(graph.node)
+    return ((node.domain, node.op_type) for node in walk(nodes))

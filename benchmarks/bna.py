@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 
 import patcher
 from benchmarks.record import markdown_table, time_pairs, write_result
-from patcher.runtime import FLAG_OUTPUT, create_session
+from patcher.runtime import create_session
 from patcher.steps.flags import read_targets
+from patcher.two_files import FLAG_OUTPUT
 
 BATCH = 64
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,26 @@ from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier, Rewrite
 from patcher.errors import CalibrationError
-from patcher.patch import Affine, Bias, Branch, Correction, Normalization, Realignment, UpperBound, WeightMask, Weights
+from patcher.patch import (
+    Affine,
+    Bias,
+    Branch,
+    Correction,
+    Flag,
+    Normalization,
+    Realignment,
+    UpperBound,
+    Watch,
+    WeightMask,
+    Weights,
+)
+from patcher.two_files import SCORE_TOLERANCE
 
 Function = Callable[[Tensor], Tensor]
+
+# Nats. Rounding leaves about 1e-6 of a divergence undecided, which a logarithm must not blow up.
+_SMALLEST_DIVERGENCE = 1e-3
+_ROUNDING = 1e-2  # of the excess, in standard deviations
 
 
 def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> dict[str, Function]:
@@ -57,8 +74,8 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
         case Weights(initializer, value):
             replacement = constant(value)
             return [(initializer, lambda _: replacement)]
-        case Branch():
-            raise CalibrationError("a second pass is no rewrite of the first; see run_branch")
+        case Branch() | Flag():
+            raise CalibrationError("a second pass is no rewrite of the first; see run_branch and run_flag")
         case Normalization(tensor, mean, var):
             names = _statistics(classifier, tensor)
             return [(name, _replace(constant(value))) for name, value in zip(names, (mean, var), strict=True)]
@@ -121,3 +138,76 @@ def run_branch(
             flags[chosen[differs]] = True
             scores[chosen[differs]] = other[differs].to(scores.dtype)
     return scores, flags, first
+
+
+@torch.no_grad()
+def run_flag(
+    classifier: Classifier, flag: Flag, images: Tensor, *, rewrite: Rewrite | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run both views; see `patcher.patch.Flag`.
+
+    Args:
+        classifier: The model.
+        flag: What is usual, the second view, the threshold.
+        images: float32 ``(N, C, H, W)`` pixels.
+        rewrite: Corrections of the first view.
+
+    Returns:
+        Raw class scores ``(N, K)`` as the hardened model gives them, scores of the flag float32 ``(N,)``, and
+        flags bool ``(N,)``.
+    """
+    name = classifier.model.logits
+    first = classifier.run(images, fetch=[site.tensor for site in flag.sites], rewrite=rewrite)
+    excess = excess_of(first, flag)
+    slopes = torch.from_numpy(flag.tails).to(excess.device)
+    score = (slopes[0, 0] * excess + slopes[0, 1]).clamp_min(0)
+    scores = first[name].clone()
+    rows = torch.nonzero(excess > flag.gate).flatten()
+    if len(rows):
+        bounds = {site.tensor: torch.from_numpy(site.bound).to(classifier.device) for site in flag.sites}
+        second = classifier.run(images[rows], rewrite=bound_rewrite(bounds, rewrite))[name]
+        divergence = log_divergence(classifier.as_logits(second), classifier.as_logits(first[name][rows]))
+        score[rows] += (slopes[1, 0] * divergence + slopes[1, 1]).clamp_min(0)
+        raised = score[rows] > flag.threshold
+        scores[rows[raised]] = second[raised]
+    return scores, score, score > flag.threshold
+
+
+@torch.no_grad()
+def hangs_on_rounding(classifier: Classifier, flag: Flag, images: Tensor) -> Tensor:
+    """Images so near the gate or the threshold that another runtime may decide otherwise, bool ``(N,)``."""
+    values = classifier.run(images, fetch=[site.tensor for site in flag.sites], scores=False)
+    near_gate = (excess_of(values, flag) - flag.gate).abs() < _ROUNDING
+    near_threshold = (run_flag(classifier, flag, images)[1] - flag.threshold).abs() < SCORE_TOLERANCE
+    return near_gate | near_threshold
+
+
+def bound_rewrite(bounds: Mapping[str, Tensor], before: Rewrite | None = None) -> dict[str, Function]:
+    """Upper bounds as rewrites, behind those that are there."""
+
+    def bounded(limit: Tensor) -> Function:
+        return lambda value: torch.minimum(value, limit)
+
+    rewrites: dict[str, Function] = dict(before or {})
+    for name, limit in bounds.items():
+        rewrites[name] = _after(rewrites[name], bounded(limit)) if name in rewrites else bounded(limit)
+    return rewrites
+
+
+def excess_of(values: Mapping[str, Tensor], flag: Flag) -> Tensor:
+    """Largest standardised standard score at any site, float32 ``(N,)``."""
+    tops = [largest_score(values[site.tensor], site) for site in flag.sites]
+    levels = torch.from_numpy(flag.levels).to(tops[0].device)
+    return ((torch.stack(tops, dim=1) - levels[:, 0]) / levels[:, 1]).amax(dim=1)
+
+
+def largest_score(value: Tensor, site: Watch) -> Tensor:
+    """Largest standard score of each row at one site, float32 ``(N,)``."""
+    mean, std = (torch.from_numpy(part).to(value.device) for part in (site.mean, site.std))
+    return ((value.float() - mean) / std).flatten(1).amax(dim=1)
+
+
+def log_divergence(second: Tensor, first: Tensor) -> Tensor:
+    """log(KL(second || first) + 1e-3) of logits ``(N, K)``, float32 ``(N,)``; finite where both agree."""
+    after, before = second.float().log_softmax(dim=1), first.float().log_softmax(dim=1)
+    return ((after.exp() * (after - before)).sum(dim=1).clamp_min(0) + _SMALLEST_DIVERGENCE).log()

@@ -10,6 +10,7 @@ import onnx
 
 from patcher.errors import InputError, UnsupportedGraphError
 from patcher.export.branch.branch import add_branch, guard_model, write_targets
+from patcher.export.branch.flag import add_flag, flag_guard, write_flag
 from patcher.export.edits.affine import add_affine
 from patcher.export.edits.bias import add_bias
 from patcher.export.edits.normalization import set_normalization
@@ -20,7 +21,7 @@ from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
 from patcher.model.file import fits_inline
 from patcher.model.model import Model
 from patcher.model.provenance import provenance_of, write_provenance
-from patcher.patch import Affine, Bias, Branch, Normalization, Patch, UpperBound, WeightMask, Weights
+from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights
 
 _EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
     UpperBound: add_upper_bound,
@@ -54,7 +55,6 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
             f"the patch was made for the model with sha256 {patch.source_sha256 or 'unknown'}, "
             f"this one has {model.sha256}; calibrate again or give the right model"
         )
-    branches = [item for item in patch.corrections if isinstance(item, Branch)]
     if not patch.corrections:
         # Nothing was found, nothing is changed: not even a metadata key.
         unchanged = onnx.ModelProto()
@@ -62,13 +62,17 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
         return unchanged
     graph = open_graph(model.proto)
     for correction in patch.corrections:
-        if not isinstance(correction, Branch):
+        if not isinstance(correction, Branch | Flag):
             _EDITS[type(correction)](graph, model, correction)
     hardened = close_graph(graph)
     write_provenance(hardened, provenance_of(patch))
-    for branch in branches:
-        add_branch(hardened, model, branch)
-        write_targets(hardened, model, branch)
+    for correction in patch.corrections:
+        if isinstance(correction, Branch):
+            add_branch(hardened, model, correction)
+            write_targets(hardened, model, correction)
+        elif isinstance(correction, Flag):
+            add_flag(hardened, model, correction)
+            write_flag(hardened, model, correction)
     _check(hardened)
     return hardened
 
@@ -80,12 +84,15 @@ def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:
         InputError: A correction does not fit.
         UnsupportedGraphError: The graph cannot take a second pass.
     """
-    branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
-    if branch is None or branch.form != "two-files":
+    second = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
+    if second is None or second.form != "two-files":
         return None
-    guard = guard_model(model, branch)
+    guard = guard_model(model, second) if isinstance(second, Branch) else flag_guard(model, second)
     write_provenance(guard, provenance_of(patch))
-    write_targets(guard, model, branch)
+    if isinstance(second, Branch):
+        write_targets(guard, model, second)
+    else:
+        write_flag(guard, model, second)
     _check(guard)
     return guard
 

@@ -152,7 +152,51 @@ class Branch:
     keep_original_output: bool = False
 
 
-Correction = UpperBound | WeightMask | Bias | Affine | Normalization | Weights | Branch
+@dataclass(frozen=True)
+class Watch:
+    """What is usual at one activation site, and the bound of the second view.
+
+    Attributes:
+        tensor: Name of the watched tensor.
+        mean: float32, over clean images, of the tensor's rank with a leading 1, as `UpperBound.bound`.
+        std: float32, same shape, positive.
+        bound: float32, same shape.
+    """
+
+    tensor: str
+    mean: Array
+    std: Array
+    bound: Array
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A second view of the image under upper bounds, and a score of how unusual the image is.
+
+    excess     = largest standard score at any site, (max (x - mean) / std - level mean) / level std
+    divergence = log(KL(answer under bounds || answer) + 1e-3), where the excess is above `gate`
+    score      = sum over both of max(0, slope * value + intercept); flagged above `threshold`
+
+    Attributes:
+        sites: What is watched, in graph order.
+        levels: float32 ``(S, 2)``: mean and standard deviation of each site's largest standard score.
+        tails: float32 ``(2, 2)``: slope and intercept, of the excess and of the divergence.
+        gate: Excess above which the second view is asked.
+        threshold: Score above which an image is flagged and answered by the second view.
+        form: How it is baked, as for `Branch`.
+    """
+
+    sites: tuple[Watch, ...]
+    levels: Array
+    tails: Array
+    gate: float
+    threshold: float
+    form: BranchForm = "if"
+
+
+Correction = UpperBound | WeightMask | Bias | Affine | Normalization | Weights | Branch | Flag
+Part = Realignment | Watch
+"""What a `Branch` or a `Flag` is made of."""
 
 
 @dataclass(frozen=True)
@@ -176,16 +220,19 @@ class Patch:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
 
 
-_CORRECTION_TYPES: dict[str, type[Correction | Realignment]] = {
-    kind.__name__: kind for kind in (UpperBound, WeightMask, Bias, Affine, Normalization, Weights, Branch, Realignment)
+_CORRECTION_TYPES: dict[str, type[Correction | Part]] = {
+    kind.__name__: kind
+    for kind in (UpperBound, WeightMask, Bias, Affine, Normalization, Weights, Branch, Flag, Realignment, Watch)
 }
 
 
-def flat_corrections(corrections: Iterable[Correction]) -> Iterator[Correction | Realignment]:
-    """Corrections one by one, those of a branch in its place."""
+def flat_corrections(corrections: Iterable[Correction]) -> Iterator[Correction | Part]:
+    """Corrections one by one, the parts of a branch or a flag in its place."""
     for item in corrections:
         if isinstance(item, Branch):
             yield from item.corrections
+        elif isinstance(item, Flag):
+            yield from item.sites
         else:
             yield item
 
@@ -253,7 +300,7 @@ def read_patch(path: str | os.PathLike[str]) -> Patch:
         raise InputError(f"{path}: not a patch file written by patcher ({reason})") from error
 
 
-def _pack(item: Correction | Realignment, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _pack(item: Correction | Part, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """Split a correction into JSON values and arrays; the arrays are named by their place."""
     entry: dict[str, Any] = {"type": type(item).__name__}
     for part in fields(item):
@@ -264,7 +311,7 @@ def _pack(item: Correction | Realignment, prefix: str, arrays: dict[str, NDArray
             entry[part.name] = {"array": key}
         elif isinstance(value, tuple):
             entry[part.name] = [
-                _pack(inner, f"{prefix}.{part.name}.{index}", arrays) if isinstance(inner, Realignment) else inner
+                _pack(inner, f"{prefix}.{part.name}.{index}", arrays) if isinstance(inner, Part) else inner
                 for index, inner in enumerate(value)
             ]
         else:

@@ -21,14 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
+from patcher.two_files import (
+    FLAG_KEY,
+    FLAG_OUTPUT,
+    GUARD_SUFFIX,
+    SCORE_OUTPUT,
+    SCORES_KEY,
+    TARGETS_KEY,
+    TwoFileSession,
+    classes_of,
+)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 OptimizationLevel = Literal["disabled", "basic", "extended", "all"]
-FLAG_OUTPUT = "trigger_detected"
-CLASS_INPUT = "predicted_class"
-TARGETS_KEY = "patcher.targets"
-SCORES_KEY = "patcher.scores"
-GUARD_SUFFIX = ".guard.onnx"
 _NAMES = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 _LEVELS: dict[str, str] = dict(zip(get_args(OptimizationLevel), _NAMES, strict=True))
 # Severity 4 logs fatal errors only: every other one is raised and reported by the caller.
@@ -116,63 +121,6 @@ def _require_providers(wanted: Sequence[str], found: Sequence[str], where: str) 
         )
 
 
-class TwoFileSession:
-    """A plain model and its guard model as one session, with the outputs of the one-file forms.
-
-    Rows whose class is a target go through the guard; where it gives another class, its answer is taken and
-    the row is flagged.
-
-    Args:
-        plain: Session of the model itself.
-        guard: Session of the guard model (``NAME.guard.onnx``), with its targets in its metadata.
-    """
-
-    def __init__(self, plain: Any, guard: Any) -> None:
-        self._plain, self._guard = plain, guard
-        metadata = guard.get_modelmeta().custom_metadata_map
-        if TARGETS_KEY not in metadata or SCORES_KEY not in metadata:
-            raise InputError(f"the guard model has no metadata key {TARGETS_KEY}; harden with --branch two-files")
-        self._targets: list[int] = json.loads(metadata[TARGETS_KEY])
-        self._scores: str = metadata[SCORES_KEY]
-        self._names = [item.name for item in plain.get_outputs()]
-        self._guarded = [item.name for item in guard.get_outputs()]
-        self._by_class = any(item.name == CLASS_INPUT for item in guard.get_inputs())
-        shape = plain.get_inputs()[0].shape
-        self._batch = shape[0] if shape and isinstance(shape[0], int) else None
-
-    def run(self, names: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run a batch as ``InferenceSession.run`` does; one more output, ``trigger_detected``."""
-        values = dict(zip(self._names, self._plain.run(self._names, dict(feed)), strict=True))
-        classes = _classes(values[self._scores])
-        flags = np.zeros(len(classes), bool)
-        rows = np.flatnonzero(np.isin(classes, self._targets))
-        if len(rows):
-            image, pixels = next(iter(feed.items()))
-            # A fixed batch takes all rows or none.
-            chosen = rows if self._batch is None else np.arange(len(classes))
-            own = {image: pixels[chosen]} | ({CLASS_INPUT: classes[chosen]} if self._by_class else {})
-            found = dict(zip(self._guarded, self._guard.run(self._guarded, own), strict=True))
-            differs = (_classes(found[self._scores]) != classes[chosen]) & np.isin(chosen, rows)
-            flags[chosen[differs]] = True
-            for name in self._guarded:
-                values[name] = values[name].copy()
-                values[name][chosen[differs]] = found[name][differs]
-        values[FLAG_OUTPUT] = flags
-        return [values[name] for name in (names or [*self._names, FLAG_OUTPUT])]
-
-    def get_inputs(self) -> Any:
-        """Inputs of the plain model."""
-        return self._plain.get_inputs()
-
-    def get_outputs(self) -> Any:
-        """Outputs of the plain model; `run` has ``trigger_detected`` too."""
-        return self._plain.get_outputs()
-
-    def get_modelmeta(self) -> Any:
-        """Metadata of the guard model."""
-        return self._guard.get_modelmeta()
-
-
 @dataclass(frozen=True)
 class Answers:
     """What a model says of a batch.
@@ -181,11 +129,13 @@ class Answers:
         labels: Classes, int64 ``(N,)``.
         scores: Class scores as the model gives them, float32 ``(N, K)``.
         flags: Whether a trigger was detected, bool ``(N,)``.
+        trigger_scores: How unusual each image is, float32 ``(N,)``; ``None`` for a model that gives no score.
     """
 
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
     flags: NDArray[np.bool_]
+    trigger_scores: NDArray[np.float32] | None = None
 
 
 class GuardedSession:
@@ -223,8 +173,7 @@ class GuardedSession:
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if "patcher.method" not in self.metadata:
             raise InputError(f"{path}: a model hardened by patcher expected, found no metadata key patcher.method")
-        options = json.loads(self.metadata.get("patcher.options", "{}"))
-        if TARGETS_KEY in self.metadata and options.get("branch") == "two-files":
+        if self._is_half():
             beside = Path(guard) if guard is not None else path.with_name(path.stem + GUARD_SUFFIX)
             second = create_session(beside, providers=providers, threads=threads)
             key = "patcher.patch_sha256"
@@ -234,12 +183,20 @@ class GuardedSession:
         self.input = self._session.get_inputs()[0]
         outputs = [item.name for item in self._session.get_outputs()]
         self._scores = self.metadata.get(SCORES_KEY, outputs[0])
-        self._flagged = TARGETS_KEY in self.metadata
+        self._scored = FLAG_KEY in self.metadata
+        self._flagged = self._scored or TARGETS_KEY in self.metadata
         self._batch = self.input.shape[0] if isinstance(self.input.shape[0], int) else None
         self._max_batch = self._batch or max_batch
         self._on_flags, self._counter = on_flags, counter
         self._lock = threading.Lock()
         self._counts = {"images": 0, "flagged": 0}
+
+    def _is_half(self) -> bool:
+        """Whether the model needs its guard beside it."""
+        if FLAG_KEY in self.metadata:
+            return bool(json.loads(self.metadata[FLAG_KEY]).get("form") == "two-files")
+        options = json.loads(self.metadata.get("patcher.options", "{}"))
+        return TARGETS_KEY in self.metadata and bool(options.get("branch") == "two-files")
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -259,20 +216,24 @@ class GuardedSession:
         parts = [self._run(inputs[start : start + self._max_batch]) for start in range(0, len(inputs), self._max_batch)]
         if not parts:
             raise InputError("at least one image expected, found none")
-        scores = np.concatenate([scores for scores, _ in parts])
-        flags = np.concatenate([flags for _, flags in parts])
+        scores, flags, unusual = (np.concatenate(part) for part in zip(*parts, strict=True))
         self._count(len(flags), int(flags.sum()))
-        return Answers(_classes(scores), scores, flags)
+        return Answers(classes_of(scores), scores, flags, unusual if self._scored else None)
 
-    def _run(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        count, inputs = len(inputs), fill_batch(inputs, self._batch)
-        names = [self._scores, *([FLAG_OUTPUT] if self._flagged else [])]
+    def _run(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+        """Scores, flags and trigger scores of one batch; the last two are zero where the model has none."""
+        count = len(inputs)
+        filled = fill_batch(inputs, self._batch or count)
+        wanted = [self._scores, *([FLAG_OUTPUT] if self._flagged else []), *([SCORE_OUTPUT] if self._scored else [])]
         try:
-            scores, *flags = self._session.run(names, {self.input.name: np.ascontiguousarray(inputs)})
+            values = dict(
+                zip(wanted, self._session.run(wanted, {self.input.name: np.ascontiguousarray(filled)}), strict=True)
+            )
         except runtime_errors() as error:
             raise InputError(f"the model does not take this batch: {one_line(error)}") from error
-        flat = scores.reshape(len(inputs), -1)[:count].astype(np.float32)
-        return flat, flags[0][:count] if flags else np.zeros(count, bool)
+        scores = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
+        flags = values.get(FLAG_OUTPUT, np.zeros(len(filled), bool))[:count]
+        return scores, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]
 
     def _count(self, images: int, flagged: int) -> None:
         with self._lock:
@@ -282,11 +243,6 @@ class GuardedSession:
             self._on_flags(flagged)
         if flagged and self._counter is not None:
             self._counter.inc(flagged)
-
-
-def _classes(scores: NDArray[Any]) -> NDArray[np.int64]:
-    classes: NDArray[np.int64] = scores.reshape(len(scores), -1).argmax(axis=1)
-    return classes
 
 
 def _check_hash(path: Path, expected: str | None) -> None:

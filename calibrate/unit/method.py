@@ -27,10 +27,12 @@ When it does not hold: a trigger whose activations stay inside the clean range i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.flag.fit import fit_flag
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.training import Steps, fit
@@ -40,7 +42,7 @@ from patcher.calibrate.unit.options import Options
 from patcher.calibrate.unit.ties import tie_moments
 from patcher.data.clean_set import CleanSet
 from patcher.graph.site import Site
-from patcher.patch import UpperBound
+from patcher.patch import Correction, UpperBound
 
 
 def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options) -> Calibration:
@@ -64,8 +66,21 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     problem = BoundFit(run, bounds, clean_set, options, chance)
     schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
     steps, best = fit(run, problem, clean_set, schedule, rng=order)
+    corrections: tuple[Correction, ...] = tuple(UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites)
+    flagged: dict[str, Any] = {}
+    if options.flag:
+        flag, figures = fit_flag(
+            run,
+            sites,
+            clean_set,
+            moments,
+            [UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites],
+            false_alarms=options.false_alarms,
+            form=options.branch,
+        )
+        corrections, flagged = (flag,), {"flag": figures}
     return Calibration(
-        corrections=tuple(UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites),
+        corrections=corrections,
         satisfied=best.satisfied,
         held_out_before=float(problem.before.float().mean()),
         held_out_after=best.accuracy,
@@ -76,5 +91,6 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
             "tightness": best.tightness,
             "augmentations": [change.__name__ for change in problem.changes],
             "decided_on": clean_set.deciding_split,
+            **flagged,
         },
     )

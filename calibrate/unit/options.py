@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from patcher.calibrate.options import AlphaSchedule, Granularity, check_ranges
+from patcher.patch import BranchForm
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Options:
         regularizer: What is made tight.
         check_every: Steps between measurements on held-out images.
         tie_residual: One bound vector for the sites along a residual stream.
+        flag: Instead of bounding every image, flag unusual ones and answer those under the bounds.
+        false_alarms: Share of clean images that may be flagged, 0 to 1.
+        branch: How the second view of ``flag`` is baked.
     """
 
     granularity: Granularity = field(default="channel", metadata={"help": "one bound a channel, or one an element"})
@@ -49,7 +53,12 @@ class Options:
     check_every: int = field(default=10, metadata={"help": "steps between measurements on held-out images"})
     tie_residual: bool = field(default=False, metadata={"help": "one bound vector along a residual stream"})
 
+    flag: bool = field(default=False, metadata={"help": "flag unusual images at run time, bound those alone"})
+    false_alarms: float = field(default=0.01, metadata={"help": "share of clean images that --flag may flag"})
+    branch: BranchForm = field(default="if", metadata={"help": "how the second view of --flag is baked"})
+
     def __post_init__(self) -> None:
+        check_ranges(self, "false_alarms", above=0, below=1)
         check_ranges(self, "minibatch", "check_every", least=1)
         check_ranges(self, "steps", least=0)
         check_ranges(self, "epsilon", least=0, below=1)

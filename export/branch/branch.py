@@ -32,7 +32,7 @@ from patcher.export.branch.second_pass import second_pass
 from patcher.model.model import Model
 from patcher.model.subgraphs import reads, rename
 from patcher.patch import Branch
-from patcher.runtime import CLASS_INPUT, FLAG_OUTPUT, SCORES_KEY, TARGETS_KEY
+from patcher.two_files import CLASS_INPUT, FLAG_OUTPUT, RUN_TIME_OUTPUTS, SCORES_KEY, TARGETS_KEY
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -69,7 +69,7 @@ def add_branch(hardened: onnx.ModelProto, model: Model, branch: Branch) -> None:
         kept = next(item for item in hardened.graph.output if item.name == model.logits)
         hardened.graph.output.add().CopyFrom(kept)
         hardened.graph.output[-1].name = scores
-    hardened.graph.output.append(_flag_value(hardened, model, flag))
+    hardened.graph.output.append(row_output(hardened, model, flag, onnx.TensorProto.BOOL))
 
 
 def guard_model(model: Model, branch: Branch) -> onnx.ModelProto:
@@ -98,7 +98,7 @@ def guard_model(model: Model, branch: Branch) -> onnx.ModelProto:
     del guard.graph.node[:]
     guard.graph.node.extend([*kept, *block.nodes])
     guard.graph.initializer.extend(block.initializers)
-    _drop_unused(guard.graph)
+    drop_unused(guard.graph)
     return guard
 
 
@@ -108,16 +108,17 @@ def write_targets(proto: onnx.ModelProto, model: Model, branch: Branch) -> None:
     proto.metadata_props.add(key=SCORES_KEY, value=model.logits)
 
 
-def _check(model: Model, branch: Branch) -> list[str]:
-    """Outputs that depend on the image, if the model can take a second pass."""
+def check_rows(model: Model) -> list[str]:
+    """Outputs that depend on the image, if a model can take a second pass.
+
+    Raises:
+        UnsupportedGraphError: It cannot.
+    """
     if onnx.TensorProto.BFLOAT16 in model.elem_types.values():
         raise UnsupportedGraphError("a second pass needs float32 or float16, found bfloat16; use another --method")
-    outside = [target for target in branch.targets if not 0 <= target < model.num_classes]
-    if outside:
-        raise UnsupportedGraphError(f"target class 0 to {model.num_classes - 1} expected, found {outside[0]}")
-    taken = [item.name for item in model.proto.graph.output if item.name == FLAG_OUTPUT]
+    taken = [item.name for item in model.proto.graph.output if item.name in RUN_TIME_OUTPUTS]
     if taken:
-        raise UnsupportedGraphError(f"the model already has an output {FLAG_OUTPUT!r}; it was hardened with bna before")
+        raise UnsupportedGraphError(f"the model already has an output {taken[0]!r}; it was hardened before")
     changed = {model.input.name}
     for node in model.proto.graph.node:
         if changed.intersection(reads(node)):
@@ -130,6 +131,14 @@ def _check(model: Model, branch: Branch) -> list[str]:
     return outputs
 
 
+def _check(model: Model, branch: Branch) -> list[str]:
+    """`check_rows`, and the targets are classes of the model."""
+    outside = [target for target in branch.targets if not 0 <= target < model.num_classes]
+    if outside:
+        raise UnsupportedGraphError(f"target class 0 to {model.num_classes - 1} expected, found {outside[0]}")
+    return check_rows(model)
+
+
 def _table(model: Model, branch: Branch) -> np.ndarray:
     """Row of the statistics by class, int64 ``(K,)``; -1 for what is no target."""
     table = np.full(model.num_classes, -1, np.int64)
@@ -137,13 +146,18 @@ def _table(model: Model, branch: Branch) -> np.ndarray:
     return table
 
 
-def _classes(block: Block, model: Model, scores: str) -> str:
-    """Predicted class of each row, int64 ``(N,)``."""
+def flat_scores(block: Block, model: Model, scores: str) -> str:
+    """Class scores as float32 ``(N, K)``."""
     if model.elem_types.get(model.logits) in _HALF:
         scores = block.node("Cast", [scores], "scores_float", to=int(onnx.TensorProto.FLOAT))
     if len(model.shapes.get(model.logits, ())) != 2:
         scores = block.node("Flatten", [scores], "scores_flat", axis=1)
-    return block.node("ArgMax", [scores], "classes", axis=1, keepdims=0)
+    return scores
+
+
+def _classes(block: Block, model: Model, scores: str) -> str:
+    """Predicted class of each row, int64 ``(N,)``."""
+    return block.node("ArgMax", [flat_scores(block, model, scores)], "classes", axis=1, keepdims=0)
 
 
 def _row(block: Block, model: Model, branch: Branch, classes: str) -> str | None:
@@ -167,7 +181,7 @@ def _where_form(
     disagree = _disagree(block, model, second[model.logits], classes)
     block.nodes.append(onnx.helper.make_node("And", [suspicious, disagree], [flag]))
     for name, original in plain.items():
-        _choose(block, model, flag, second[name], original, name)
+        choose(block, model, flag, second[name], original, name)
 
 
 def _if_form(
@@ -181,15 +195,15 @@ def _if_form(
     build = _gathered if model.batch is None else _whole
     chosen = build(then, model, branch, plain, classes, suspicious)
     same = [otherwise.node("Identity", [tensor], f"{tensor}_same") for tensor in (*plain.values(), suspicious)]
-    types = [_elem_type(model, name) for name in plain] + [onnx.TensorProto.BOOL]
+    types = [elem_type_of(model, name) for name in plain] + [onnx.TensorProto.BOOL]
     main.nodes.append(
         onnx.helper.make_node(
             "If",
             [condition],
             [*plain, flag],
             name=main.names.new("second_pass_If"),
-            then_branch=_subgraph("suspicious", then, chosen, types),
-            else_branch=_subgraph("none_suspicious", otherwise, same, types),
+            then_branch=subgraph("suspicious", then, chosen, types),
+            else_branch=subgraph("none_suspicious", otherwise, same, types),
         )
     )
 
@@ -207,7 +221,7 @@ def _gathered(
     chosen = []
     for name, original in plain.items():
         scattered = then.node("ScatterND", [original, places, second[name]], f"{name}_scattered")
-        chosen.append(_choose(then, model, flags, scattered, original, name, inner=True))
+        chosen.append(choose(then, model, flags, scattered, original, name, inner=True))
     return [*chosen, flags]
 
 
@@ -218,12 +232,12 @@ def _whole(
     second = second_pass(then, model, branch, model.input.name, _row(then, model, branch, classes), localize=True)
     flags = then.node("And", [suspicious, _disagree(then, model, second[model.logits], classes)], "flags")
     return [
-        *(_choose(then, model, flags, second[name], original, name, inner=True) for name, original in plain.items()),
+        *(choose(then, model, flags, second[name], original, name, inner=True) for name, original in plain.items()),
         flags,
     ]
 
 
-def _choose(
+def choose(
     block: Block, model: Model, flags: str, flagged: str, original: str, name: str, *, inner: bool = False
 ) -> str:
     """``flagged`` where the row is flagged, else ``original``, as the output `name`."""
@@ -234,24 +248,28 @@ def _choose(
     return output
 
 
-def _subgraph(name: str, block: Block, outputs: list[str], types: list[int]) -> onnx.GraphProto:
+def subgraph(name: str, block: Block, outputs: list[str], types: list[int]) -> onnx.GraphProto:
+    """A block as the body of an ``If``, with the element types of its outputs."""
     values = [onnx.helper.make_tensor_value_info(item, kind, None) for item, kind in zip(outputs, types, strict=True)]
     return onnx.helper.make_graph(block.nodes, name, [], values, block.initializers)
 
 
-def _elem_type(model: Model, output: str) -> int:
+def elem_type_of(model: Model, output: str) -> int:
+    """Element type of an output of the model."""
     return next(item.elem_type for item in model.outputs if item.name == output)
 
 
-def _flag_value(hardened: onnx.ModelProto, model: Model, flag: str) -> onnx.ValueInfoProto:
-    value = onnx.helper.make_tensor_value_info(flag, onnx.TensorProto.BOOL, ["N"])
+def row_output(hardened: onnx.ModelProto, model: Model, name: str, elem_type: int) -> onnx.ValueInfoProto:
+    """An output with one value a row, ``(N,)``, its axis named as that of the class scores."""
+    value = onnx.helper.make_tensor_value_info(name, elem_type, ["N"])
     shape = next(item for item in hardened.graph.output if item.name == model.logits).type.tensor_type.shape
     if shape.dim:
         value.type.tensor_type.shape.dim[0].CopyFrom(shape.dim[0])
     return value
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop initializers that nothing reads."""
     used = {name for node in graph.node for name in reads(node)} | {item.name for item in graph.output}
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]

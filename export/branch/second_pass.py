@@ -165,7 +165,9 @@ class _Copier:
     def _correct(self, tensor: str, correction: Realignment) -> None:
         """Add a correction behind a copied node; later copies read the corrected tensor."""
         self._check(correction)
-        for operator, part in (("Mul", "scale"), ("Add", "shift")):
+        for operator, part, nothing in (("Mul", "scale", 1), ("Add", "shift", 0)):
+            if (getattr(correction, part) == nothing).all():
+                continue
             values = self._values(tensor, part, getattr(correction, part))
             self.renamed[tensor] = self.block.node(operator, [self.renamed[tensor], values], f"{tensor}_realigned")
         self._bound(tensor, correction)

@@ -20,7 +20,8 @@ from patcher.export.parity.parity import (
 )
 from patcher.model.file import loadable
 from patcher.model.model import Model
-from patcher.runtime import CPU_PROVIDER, FLAG_OUTPUT, OptimizationLevel, TwoFileSession, create_session, fill_batch
+from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, fill_batch
+from patcher.two_files import FLAG_OUTPUT, TwoFileSession
 
 
 def check_guard_parity(
@@ -53,7 +54,8 @@ def check_guard_parity(
         before = _run(original, plain, None, inputs, level, providers)
         neutral = _run(original, plain, neutral_guard, inputs, level, providers)
         after = _run(original, plain, guard, inputs, level, providers)
-        unflagged = before | {FLAG_OUTPUT: np.zeros(len(inputs), bool)}
+        unflagged = {name: before[name] for name in neutral if name in before}
+        unflagged[FLAG_OUTPUT] = np.zeros(len(inputs), bool)
         checks += compare_outputs("neutral", level, neutral, unflagged, original)
         checks += compare_outputs("patched", level, after, expected, original)
     for check in checks:
@@ -79,7 +81,7 @@ def _run(
     if guard is not None:
         with loadable(guard) as source:
             session = TwoFileSession(session, create_session(source, providers=providers, optimization=level))
-        names.append(FLAG_OUTPUT)
+        names = session.output_names
     size = original.batch or max(len(inputs), 1)
     parts = []
     for start in range(0, len(inputs), size):

@@ -15,6 +15,7 @@ from patcher.patch import (
     Bias,
     Branch,
     Correction,
+    Flag,
     Normalization,
     Patch,
     Realignment,
@@ -54,6 +55,9 @@ def _neutral(item: Correction, flow: DataFlow) -> Correction:
         return Affine(item.tensor, np.ones_like(item.scale), np.zeros_like(item.shift))
     if isinstance(item, Branch):
         return replace(item, corrections=tuple(map(_neutral_realignment, item.corrections)))
+    if isinstance(item, Flag):
+        # Nothing is flagged: every row keeps its first answer, whatever the second view says.
+        return replace(item, threshold=float("inf"))
     if isinstance(item, Weights):
         return Weights(item.initializer, _value(flow, item.initializer))
     return _neutral_normalization(item, flow)

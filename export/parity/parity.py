@@ -21,6 +21,7 @@ from patcher.errors import InputError, ParityError
 from patcher.model.file import loadable
 from patcher.model.model import Model
 from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, fill_batch, one_line, runtime_errors
+from patcher.two_files import SCORE_OUTPUT, SCORE_TOLERANCE
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
@@ -210,7 +211,11 @@ def compare_outputs(
         if value.size:
             exact = not np.issubdtype(value.dtype, np.floating)
             tolerance = 0.0 if exact else TOLERANCES[comparison, "half" if half else "single"]
-            yield _difference(ParityCheck(comparison, name, level, 0.0, 1.0, tolerance), value, wanted)
+            check = _difference(ParityCheck(comparison, name, level, 0.0, 1.0, tolerance), value, wanted)
+            if name == SCORE_OUTPUT:
+                # A sum of logarithms of tails: absolute, not a share of the scale.
+                check = replace(check, scale=1.0, tolerance=SCORE_TOLERANCE)
+            yield check
 
 
 def _difference(check: ParityCheck, value: Array, wanted: Array) -> ParityCheck:

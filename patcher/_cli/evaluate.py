@@ -43,7 +43,7 @@ def evaluate(
     flagged; FPR: clean images that are, among those of a flagged class and among all.
     """
     from patcher.commands.evaluate import evaluate as run
-    from patcher.report.harden.rows import share_text
+    from patcher.report.harden.rows import score_rows, share_text
 
     settings = {name: value for name, value in options.items() if value is not None}
     result = run(
@@ -64,5 +64,6 @@ def evaluate(
         for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
         if name in document
     ]
+    rows += [(name, text, "") for name, text in score_rows(document)]
     print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
     return exit_code("evaluate", result.verdict)

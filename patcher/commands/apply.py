@@ -17,7 +17,7 @@ from patcher.measure.scores import as_feed
 from patcher.model.file import write_unchanged
 from patcher.model.model import Model, read_model, write_model
 from patcher.patch import Patch, read_patch
-from patcher.runtime import GUARD_SUFFIX
+from patcher.two_files import GUARD_SUFFIX
 
 if TYPE_CHECKING:
     import onnx

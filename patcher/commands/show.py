@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from patcher.files import Source
-from patcher.patch import Correction, Patch, Realignment, flat_corrections, patch_sha256, read_patch
+from patcher.patch import Correction, Part, Patch, flat_corrections, patch_sha256, read_patch
 from patcher.report.harden.masks import LayerMasks, layer_masks, masks_section
 
 
@@ -71,7 +71,7 @@ def show(patch: Source) -> ShowResult:
     return ShowResult(found, patch_sha256(found), corrections, layer_masks(found))
 
 
-def _summary(item: Correction | Realignment) -> CorrectionSummary:
+def _summary(item: Correction | Part) -> CorrectionSummary:
     values = next(value for value in vars(item).values() if isinstance(value, np.ndarray))
     name = next(value for value in vars(item).values() if isinstance(value, str))
     spread = (values.min(), np.median(values), values.max()) if values.size else ()

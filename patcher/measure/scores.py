@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from patcher.data.image_sources import Pixels, as_float
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
-from patcher.runtime import FLAG_OUTPUT, fill_batch
+from patcher.runtime import fill_batch
+from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -76,6 +77,18 @@ def share(hits: NDArray[np.bool_]) -> Share:
     return Share(found, count, low, high)
 
 
+def auroc(clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> float:
+    """Chance that a triggered image's score ``(m,)`` lies above a clean one's ``(n,)``; ties count half.
+
+    The area under the receiver operating characteristic (Mann and Whitney 1947); NaN without images.
+    """
+    if not len(clean) or not len(triggered):
+        return math.nan
+    ordered = np.sort(clean)
+    below = np.searchsorted(ordered, triggered, side="left") + np.searchsorted(ordered, triggered, side="right")
+    return float(below.sum() / (2 * len(clean) * len(triggered)))
+
+
 @dataclass(frozen=True)
 class AttackScore:
     """ASR and SIA over the same triggered images."""
@@ -127,6 +140,21 @@ def predict(
     return _run(session, [model.logits], model, preprocess, pixels, batch_size)[0].astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Flagged:
+    """What a model with a flag says of images.
+
+    Attributes:
+        scores: Class scores, float32 ``(N, K)``.
+        flags: Whether a trigger was detected, bool ``(N,)``.
+        unusual: The flag's own score, float32 ``(N,)``; ``None`` for a model that gives none.
+    """
+
+    scores: NDArray[np.float32]
+    flags: NDArray[np.bool_]
+    unusual: NDArray[np.float32] | None
+
+
 def predict_flagged(
     session: onnxruntime.InferenceSession,
     model: Model,
@@ -134,11 +162,13 @@ def predict_flagged(
     pixels: Pixels,
     *,
     batch_size: int = 64,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """As `predict`, and the flags of a model with a second pass, bool ``(N,)``."""
-    scores, flags = _run(session, [model.logits, FLAG_OUTPUT], model, preprocess, pixels, batch_size)
+    scored: bool = False,
+) -> Flagged:
+    """As `predict`, with the flags of a model that has them, and their scores where it is `scored`."""
+    names = [model.logits, FLAG_OUTPUT, *([SCORE_OUTPUT] if scored else [])]
+    scores, flags, *unusual = _run(session, names, model, preprocess, pixels, batch_size)
     flat: NDArray[np.bool_] = flags.reshape(len(pixels)).astype(bool)
-    return scores.astype(np.float32), flat
+    return Flagged(scores.astype(np.float32), flat, unusual[0].reshape(len(pixels)) if unusual else None)
 
 
 def _run(

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from patcher.measure.change import AttackChange, Change
 from patcher.measure.latency import Latency, paired_latency
 from patcher.measure.scores import AttackScore, Share, as_feed, predict, score_attack, share
-from patcher.runtime import TwoFileSession
 from patcher.settings import Settings
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import Prepared, open_session
 from patcher.triggers.triggered import Triggered
+from patcher.two_files import TwoFileSession
 
 if TYPE_CHECKING:
     import onnx

@@ -18,12 +18,12 @@ from patcher.files import Source
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.model.model import Model
-from patcher.patch import Branch, Patch, UpperBound
+from patcher.patch import Branch, Flag, Patch, UpperBound
 from patcher.progress import Progress, no_progress
-from patcher.runtime import FLAG_OUTPUT
 from patcher.settings import Settings, refuse_unknown, split_options
 from patcher.steps.prepare import Prepared
 from patcher.steps.training_data import read_data, without_suspects
+from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
 
 if TYPE_CHECKING:
     from patcher.calibrate.classifier import Classifier
@@ -149,6 +149,7 @@ def fit_patch(
     images = prepared.clean_set.images(slice(0, _PARITY_IMAGES))
     if calibration.reference_images is not None:
         images = np.concatenate([images, calibration.reference_images])
+    images = _decided(classifier, patch, images)
     return Fitted(
         prepared,
         sites,
@@ -173,17 +174,32 @@ def _histograms(
     return bound_histograms(classifier, bounds, batches)
 
 
+def _decided(classifier: Classifier, patch: Patch, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The images whose flag does not hang on rounding: parity asks for the same flags in another runtime."""
+    flag = next((item for item in patch.corrections if isinstance(item, Flag)), None)
+    if flag is None:
+        return images
+    from patcher.calibrate.patched import hangs_on_rounding
+
+    undecided: NDArray[np.bool_] = hangs_on_rounding(classifier, flag, classifier.tensor(images)).cpu().numpy()
+    return images[~undecided]
+
+
 def _reference(classifier: Classifier, patch: Patch, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """What the patched model answers, in PyTorch, by output name."""
     import torch
 
-    from patcher.calibrate.patched import patch_rewrite, run_branch
+    from patcher.calibrate.patched import patch_rewrite, run_branch, run_flag
 
     pixels, name = classifier.tensor(images), classifier.model.logits
-    branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
-    rewrite = patch_rewrite(classifier, [item for item in patch.corrections if item is not branch])
-    if branch is not None:
-        scores, flags, _ = run_branch(classifier, branch, pixels, rewrite=rewrite)
+    second = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
+    rewrite = patch_rewrite(classifier, [item for item in patch.corrections if item is not second])
+    if isinstance(second, Branch):
+        scores, flags, _ = run_branch(classifier, second, pixels, rewrite=rewrite)
         return {name: scores.float().cpu().numpy(), FLAG_OUTPUT: flags.cpu().numpy()}
+    if isinstance(second, Flag):
+        scores, unusual, flags = run_flag(classifier, second, pixels, rewrite=rewrite)
+        values = {name: scores.float(), SCORE_OUTPUT: unusual, FLAG_OUTPUT: flags}
+        return {key: value.cpu().numpy() for key, value in values.items()}
     with torch.no_grad():
         return {name: classifier.run(pixels, rewrite=rewrite)[name].float().cpu().numpy()}

@@ -13,7 +13,7 @@ from patcher.export import ParityReport
 from patcher.export.bake import Baked
 from patcher.graph.site import Site
 from patcher.model.file import model_sha256
-from patcher.patch import Correction, Realignment, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.masks import layer_masks, masks_section
 from patcher.report.report import Report
 from patcher.report.sections import model_section
@@ -82,12 +82,12 @@ def hardening_report(
     return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
 
 
-def tensor_of(correction: Correction | Realignment) -> str:
+def tensor_of(correction: Correction | Part) -> str:
     """The tensor or initializer that a correction names."""
     return str(getattr(correction, "tensor", None) or getattr(correction, "initializer", ""))
 
 
-def _site(site: Site, correction: Correction | Realignment | None) -> dict[str, Any]:
+def _site(site: Site, correction: Correction | Part | None) -> dict[str, Any]:
     values = correction.bound if isinstance(correction, UpperBound) else None
     if isinstance(correction, WeightMask):
         values = correction.mask

@@ -35,6 +35,7 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         found = after.get("detection", {}).get(key)
         if found:
             rows.append((f"{name} ({found['count']})", "", share_text(found)))
+    rows += [(name, "", text) for name, text in score_rows(after.get("detection", {}))]
     rows.append(("sites corrected", "", str(len(document["sites"]))))
     added = document["hardened"]["nodes_added"]
     rows.append(("nodes added", "", ", ".join(f"{count} {name}" for name, count in added.items()) or "none"))
@@ -54,6 +55,17 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _what_is_left(bounds: Mapping[str, Any]) -> list[str]:
     count = len(bounds["rescaled"])
     return [f"{count} residual tensor{'s' if count > 1 else ''} rescaled"] if count else []
+
+
+def score_rows(detection: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The flag's score over all thresholds, as ``(what, text)``; nothing for a flag without a score."""
+    if "AUROC" not in detection:
+        return []
+    caught = [
+        (f"triggered images: flagged at {float(rate):.0%} false alarms", f"{value:.1%}")
+        for rate, value in detection["TPR_at_FPR"].items()
+    ]
+    return [("score of the flag: AUROC", f"{detection['AUROC']:.3f}"), *caught]
 
 
 def share_text(share: Mapping[str, Any]) -> str:

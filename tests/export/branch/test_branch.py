@@ -19,7 +19,8 @@ from patcher.export import apply_guard, apply_patch, check_guard_parity, neutral
 from patcher.export.parity.parity import LEVELS, run_model
 from patcher.model.model import Model, read_model
 from patcher.patch import Branch, Patch, Realignment, patch_bytes, read_patch, write_patch
-from patcher.runtime import FLAG_OUTPUT, TwoFileSession, create_session
+from patcher.runtime import create_session
+from patcher.two_files import FLAG_OUTPUT, TwoFileSession
 from tests.tiny_models import RESIDUAL_SHAPES, build, head, images, node, residual_nodes, weights_of
 
 # Of many colours: plain noise would be one class.

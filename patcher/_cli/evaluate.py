@@ -59,7 +59,7 @@ def evaluate(
         click.echo(result.report.to_json(), nl=False)
         return exit_code("evaluate", result.verdict)
     document = result.report.as_json()
-    rows = [
+    rows: list[tuple[str, str, str]] = [
         (name, share_text(document[name]), str(document[name]["count"]))
         for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
         if name in document

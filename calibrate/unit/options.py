@@ -53,9 +53,15 @@ class Options:
     check_every: int = field(default=10, metadata={"help": "steps between measurements on held-out images"})
     tie_residual: bool = field(default=False, metadata={"help": "one bound vector along a residual stream"})
 
-    flag: bool = field(default=False, metadata={"help": "flag unusual images at run time, bound those alone"})
-    false_alarms: float = field(default=0.01, metadata={"help": "share of clean images that --flag may flag"})
-    branch: BranchForm = field(default="if", metadata={"help": "how the second view of --flag is baked"})
+    flag: bool = field(
+        default=False, metadata={"help": "flag unusual images at run time, bound those alone", "recorded": "if set"}
+    )
+    false_alarms: float = field(
+        default=0.01, metadata={"help": "share of clean images that --flag may flag", "recorded": "if set"}
+    )
+    branch: BranchForm = field(
+        default="if", metadata={"help": "how the second view of --flag is baked", "recorded": "if set"}
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "false_alarms", above=0, below=1)

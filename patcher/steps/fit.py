@@ -83,9 +83,17 @@ def read_options(method: Method, options: Mapping[str, Any]) -> tuple[Settings, 
 
 
 def recorded_options(method_options: Any) -> dict[str, Any]:
-    """Options as they stand in the patch: without paths and what else does not change the result."""
-    parts = [part for part in fields(method_options) if part.metadata.get("recorded", True)]
-    return {part.name: getattr(method_options, part.name) for part in parts}
+    """Options as they stand in the patch: without paths and what else does not change the result.
+
+    A field whose metadata say ``"recorded": "if set"`` stands there where it differs from its default, so that an
+    option that is new leaves the bytes of files made without it alone.
+    """
+    found = {}
+    for part in fields(method_options):
+        value, recorded = getattr(method_options, part.name), part.metadata.get("recorded", True)
+        if recorded is True or (recorded == "if set" and value != part.default):
+            found[part.name] = value
+    return found
 
 
 def sites_for(model: Model, method: Method) -> tuple[Site, ...]:

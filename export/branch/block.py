@@ -10,22 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from patcher.export.surgery.surgery import all_names
-
-
-class Names:
-    """New names that nothing in a model has."""
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._used = set(all_names(proto.graph))
-
-    def new(self, wanted: str) -> str:
-        """`wanted`, or `wanted` with a number."""
-        name, count = wanted, 1
-        while name in self._used:
-            name, count = f"{wanted}_{count}", count + 1
-        self._used.add(name)
-        return name
+from patcher.export.surgery.names import Names
 
 
 @dataclass

@@ -27,8 +27,9 @@ import numpy as np
 import onnx
 
 from patcher.errors import UnsupportedGraphError
-from patcher.export.branch.block import Block, Names
+from patcher.export.branch.block import Block
 from patcher.export.branch.second_pass import second_pass
+from patcher.export.surgery.names import Names
 from patcher.model.model import Model
 from patcher.model.subgraphs import reads, rename
 from patcher.patch import Branch

@@ -21,7 +21,7 @@ import json
 import numpy as np
 import onnx
 
-from patcher.export.branch.block import Block, Names
+from patcher.export.branch.block import Block
 from patcher.export.branch.branch import (
     check_rows,
     choose,
@@ -32,6 +32,7 @@ from patcher.export.branch.branch import (
     subgraph,
 )
 from patcher.export.branch.second_pass import second_pass
+from patcher.export.surgery.names import Names
 from patcher.model.model import Model
 from patcher.model.subgraphs import rename
 from patcher.patch import Branch, Flag, Realignment, Watch

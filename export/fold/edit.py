@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from patcher.export.fold.plan import FoldPlan
 from patcher.export.fold.sites import BoundedSite
-from patcher.export.surgery.surgery import all_names
+from patcher.export.surgery.names import Names
 from patcher.graph.flow import STANDARD_DOMAINS, DataFlow
 
 _GIVEN = ("Constant", "Identity", "Cast")
@@ -38,7 +38,7 @@ class _Edit:
         self.result = onnx.ModelProto()
         self.result.CopyFrom(hardened)
         self.flow, self.plan, self.elem_types = flow, plan, elem_types
-        self.names = set(all_names(hardened.graph))
+        self.names = Names(hardened)
         self.before: dict[int, list[onnx.NodeProto]] = {}
 
     def apply(self) -> onnx.ModelProto:
@@ -65,11 +65,13 @@ class _Edit:
         """``Clip(0, 1)``, in the form that ONNX Runtime fuses."""
         elem_type = self.elem_types[site.tensor]
         if site.behind_join and elem_type == onnx.TensorProto.FLOAT:
-            name = self._name(f"{site.tensor}_HardSigmoid")
+            name = self.names.new(f"{site.tensor}_HardSigmoid")
             return helper.make_node("HardSigmoid", [site.source], [site.tensor], name=name, alpha=1.0, beta=0.0)
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         limits = [self._constant(f"{site.tensor}_{end}", np.asarray(end, dtype)) for end in (0, 1)]
-        return helper.make_node("Clip", [site.source, *limits], [site.tensor], name=self._name(f"{site.tensor}_Clip"))
+        return helper.make_node(
+            "Clip", [site.source, *limits], [site.tensor], name=self.names.new(f"{site.tensor}_Clip")
+        )
 
     def _rescale(self, number: int, operand: int, gain: NDArray[np.float64]) -> None:
         """Multiply an operand of a sum; float32 pictures by a BatchNormalization, which stays in blocked layout."""
@@ -77,33 +79,26 @@ class _Edit:
         source = node.input[operand]
         elem_type = self.elem_types[source]
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
-        target, label = self._name(f"{source}_rescaled"), f"{source}_rescale"
+        target, label = self.names.new(f"{source}_rescaled"), f"{source}_rescale"
         if elem_type == onnx.TensorProto.FLOAT and axis == 1:
             zeros, ones = np.zeros(len(gain), dtype), np.ones(len(gain), dtype)
             values = {"scale": gain.astype(dtype), "bias": zeros, "mean": zeros, "var": ones}
             inputs = [self._constant(f"{label}_{part}", value) for part, value in values.items()]
-            name = self._name(f"{label}_BatchNormalization")
+            name = self.names.new(f"{label}_BatchNormalization")
             new = helper.make_node("BatchNormalization", [source, *inputs], [target], name=name, epsilon=0.0)
         else:
             shape = [-1] + [1] * (self.plan.ranks[number, operand] - axis - 1)
             factor = self._constant(f"{label}_scale", gain.astype(dtype).reshape(shape))
-            new = helper.make_node("Mul", [source, factor], [target], name=self._name(f"{label}_Mul"))
+            new = helper.make_node("Mul", [source, factor], [target], name=self.names.new(f"{label}_Mul"))
         self.before.setdefault(number, []).append(new)
         node.input[operand] = target
 
     def _constant(self, wanted: str, value: NDArray[np.generic]) -> str:
-        name = self._name(wanted)
+        name = self.names.new(wanted)
         # ascontiguousarray alone would turn a scalar into a vector.
         self.result.graph.initializer.append(
             numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
         )
-        return name
-
-    def _name(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self.names:
-            name, count = f"{wanted}_{count}", count + 1
-        self.names.add(name)
         return name
 
     def _sweep(self, candidates: set[str]) -> None:

@@ -10,9 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from patcher.errors import InputError, UnsupportedGraphError
+from patcher.model.element_types import FLOATS
 from patcher.model.model import Model
-
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def float_type(model: Model, tensor: str) -> int:
@@ -22,7 +21,7 @@ def float_type(model: Model, tensor: str) -> int:
         UnsupportedGraphError: The tensor is not float, or its type is not known.
     """
     elem_type = model.elem_types.get(tensor)
-    if elem_type not in _FLOATS:
+    if elem_type not in FLOATS:
         found = "of unknown type" if elem_type is None else onnx.TensorProto.DataType.Name(elem_type)
         raise UnsupportedGraphError(f"tensor {tensor!r} is {found}; only float tensors can be patched")
     return elem_type

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from patcher.errors import UnsupportedGraphError
+from patcher.export.surgery.names import Names
 from patcher.export.surgery.restore import Opened, restore_graph
-from patcher.model.subgraphs import subgraphs
 
 # graphsurgeon sees the values of constants this small; edits of large weights read the original.
 _VALUE_LIMIT = 256
@@ -46,15 +46,7 @@ class OpenGraph:
     graph: Any
     original: onnx.ModelProto
     opened: Opened = field(repr=False)
-    _names: set[str] = field(repr=False)
-
-    def unique_name(self, wanted: str) -> str:
-        """A tensor or node name that nothing in the model has, subgraphs included."""
-        name, count = wanted, 1
-        while name in self._names:
-            name, count = f"{wanted}_{count}", count + 1
-        self._names.add(name)
-        return name
+    names: Names = field(repr=False)
 
     def tensor(self, name: str) -> Any:
         """The tensor of that name in the main graph.
@@ -64,17 +56,17 @@ class OpenGraph:
         """
         found = self.graph.tensors().get(name)
         if found is None:
-            where = "inside a subgraph or function" if name in self._names else "not in the model"
+            where = "inside a subgraph or function" if name in self.names else "not in the model"
             raise UnsupportedGraphError(f"tensor {name!r} is {where}; only tensors of the main graph can be patched")
         return found
 
     def constant(self, wanted: str, values: NDArray[Any]) -> Any:
         """A new constant under a unique name."""
-        return gs.Constant(self.unique_name(wanted), np.ascontiguousarray(values).reshape(values.shape))
+        return gs.Constant(self.names.new(wanted), np.ascontiguousarray(values).reshape(values.shape))
 
     def variable(self, wanted: str, dtype: Any = None, shape: Any = None) -> Any:
         """A new tensor under a unique name."""
-        return gs.Variable(self.unique_name(wanted), dtype=dtype, shape=shape)
+        return gs.Variable(self.names.new(wanted), dtype=dtype, shape=shape)
 
     def absent(self) -> Any:
         """What stands for an optional input that is left out."""
@@ -82,7 +74,7 @@ class OpenGraph:
 
     def node(self, operator: str, name: str, inputs: list[Any], outputs: list[Any], **attributes: Any) -> Any:
         """A new node under a unique name, not yet in the graph."""
-        return gs.Node(operator, self.unique_name(name), attributes, inputs, outputs)
+        return gs.Node(operator, self.names.new(name), attributes, inputs, outputs)
 
 
 def open_graph(proto: onnx.ModelProto) -> OpenGraph:
@@ -100,7 +92,7 @@ def open_graph(proto: onnx.ModelProto) -> OpenGraph:
             graph = gs.import_onnx(skeleton)
     except (gs.OnnxGraphSurgeonException, ValueError, TypeError, KeyError) as error:
         raise UnsupportedGraphError(f"the graph cannot be opened for editing: {error}") from error
-    return OpenGraph(graph, proto, Opened(graph, proto.graph), set(all_names(proto.graph)))
+    return OpenGraph(graph, proto, Opened(graph, proto.graph), Names(proto))
 
 
 def close_graph(open_graph: OpenGraph) -> onnx.ModelProto:
@@ -225,13 +217,3 @@ def _is_readable(attribute: onnx.AttributeProto) -> bool:
     except UnicodeDecodeError:
         return False
     return attribute.type not in _DROPPED
-
-
-def all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of all tensors and nodes, in subgraphs too."""
-    for part in (graph.input, graph.output, graph.value_info, graph.initializer):
-        yield from (item.name for item in part)
-    for node in graph.node:
-        yield from (node.name, *node.input, *node.output)
-        for inner in subgraphs(node):
-            yield from all_names(inner)

@@ -43,7 +43,8 @@ def evaluate(
     flagged; FPR: clean images that are, among those of a flagged class and among all.
     """
     from patcher.commands.evaluate import evaluate as run
-    from patcher.report.harden.rows import score_rows, share_text
+    from patcher.report.harden.rows import score_rows
+    from patcher.report.text import share_text
 
     settings = {name: value for name, value in options.items() if value is not None}
     result = run(

@@ -52,7 +52,7 @@ def verify(
     """Decide whether HARDENED may ship in place of ORIGINAL."""
     from patcher.commands.verify import verify as run
     from patcher.report.folder import check_report_dir
-    from patcher.report.verify.files import write_gate_reports
+    from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
@@ -68,7 +68,7 @@ def verify(
             **given,
         )
     if report_dir is not None:
-        write_gate_reports(result, Path(report_dir), Path(hardened))
+        write_verify(result.report, result.pictures, result.class_names, Path(report_dir), Path(hardened))
     document = result.report.as_json()
     if summary := os.environ.get(_SUMMARY):
         append_summary(render(document), Path(summary))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,17 @@ from patcher.calibrate.classifier import Classifier, choose_device
 from patcher.calibrate.findings import Findings
 from patcher.calibrate.run import Run
 from patcher.data.preprocess import resolve_preprocess
-from patcher.files import Source, replace_file
+from patcher.files import Source
 from patcher.graph.weight_channels import find_layers
 from patcher.model.model import read_model
 from patcher.progress import Progress, no_progress
-from patcher.report.audit.files import write_suspects
-from patcher.report.folder import check_report_dir, make_folder
+from patcher.report.audit.document import audit_report
+from patcher.report.audit.files import write_audit
+from patcher.report.folder import check_report_dir
 from patcher.report.report import Report, Reported
-from patcher.report.sections import model_section
-from patcher.settings import Settings, refuse_unknown, split_options
+from patcher.settings import refuse_unknown, split_options
 from patcher.steps.fit import sites_for
-from patcher.steps.prepare import Prepared, prepare
+from patcher.steps.prepare import prepare
 
 if TYPE_CHECKING:
     import onnx
@@ -88,30 +88,7 @@ def audit_data(
         description="audit: read activations",
     )
     findings = findings_of(verdict)
-    report = _report(prepared, settings, audit_options, findings, time.perf_counter() - started)
+    report = audit_report(prepared, settings, audit_options, findings, time.perf_counter() - started)
     if report_dir is not None:
-        make_folder(Path(report_dir))
-        write_suspects(Path(report_dir), findings, training_set)
-        replace_file(Path(report_dir) / "audit.json", report.to_json().encode())
+        write_audit(report, Path(report_dir), findings, training_set)
     return AuditResult(report, findings)
-
-
-def _report(
-    prepared: Prepared, settings: Settings, options: AuditOptions, findings: Findings, seconds: float
-) -> Report:
-    names, count = prepared.clean_set.class_names, len(findings.suspects)
-    labels = sorted({found.label for found in findings.suspects})
-    reasons = tuple(
-        f"{sum(found.label == label for found in findings.suspects)} images labelled {names[label]!r} are suspected"
-        for label in labels
-    )
-    sections = {
-        "model": model_section(prepared.model),
-        "preprocess": prepared.preprocess.as_json(),
-        "training_set": {"images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
-        "accuracy": prepared.accuracy.as_json(),
-        "options": {"seed": settings.seed, **asdict(options)},
-        "suspects": count,
-        "labels": [{"name": names[group.label], **group.as_json()} for group in findings.groups],
-    }
-    return Report("audit-data", "suspicious" if count else "clean", reasons, sections, {"audit_s": seconds})

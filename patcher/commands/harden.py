@@ -29,8 +29,8 @@ from patcher.model.model import Model, read_model
 from patcher.patch import Patch
 from patcher.progress import Progress
 from patcher.report.folder import check_report_dir
-from patcher.report.harden.document import hardening_report
-from patcher.report.harden.files import write_reports
+from patcher.report.harden.document import harden_report
+from patcher.report.harden.files import write_harden
 from patcher.report.report import Report, Reported
 from patcher.steps.before_after import Measured, measure
 from patcher.steps.fit import choose_method, fit_patch
@@ -148,9 +148,9 @@ def harden(
     parity = prove(fitted, hardened, guard)
     measured = measure(fitted.prepared, hardened, attack, fitted.settings, guard=guard)
     seconds = {"calibrate_s": calibrated - started, "export_and_measure_s": time.perf_counter() - calibrated}
-    report = hardening_report(fitted, hardened, parity, measured, seconds, baked)
+    report = harden_report(fitted, hardened, parity, measured, seconds, baked)
     if report_dir is not None:
-        write_reports(report, Path(report_dir), fitted)
+        write_harden(report, Path(report_dir), fitted)
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
     if output is not None and report.verdict == "pass":
         result.save(output)

@@ -23,7 +23,7 @@ from patcher.model.model import Model, read_model
 from patcher.patch import read_patch
 from patcher.progress import Progress, no_progress
 from patcher.report.report import Report, Reported
-from patcher.report.verify.document import gate_report
+from patcher.report.verify.document import verify_report
 from patcher.settings import settings_alone
 from patcher.steps.prepare import Prepared, prepare
 from patcher.triggers.trigger import Trigger, read_triggers
@@ -105,7 +105,7 @@ def verify(
     subject = examine(prepared, after, given, rules, settings)
     found, pictures = run_checks(subject, progress or no_progress)
     checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
-    report = gate_report(subject, checks, time.perf_counter() - started)
+    report = verify_report(subject, checks, time.perf_counter() - started)
     return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
 
 

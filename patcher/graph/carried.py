@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from onnx import TensorProto
+from patcher.model.element_types import FLOATS
 
 if TYPE_CHECKING:
     from patcher.graph.steps import Step
@@ -38,7 +38,6 @@ _MOVING = frozenset(
         "Unsqueeze",
     }
 )
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def carried_tensors(steps: Sequence[Step], outputs: Iterable[str], sources: Iterable[str]) -> frozenset[str]:
@@ -65,5 +64,5 @@ def _keeps_values(step: Step, unsafe: set[str]) -> bool:
     if step.operator in ("DequantizeLinear", "Shape", "Size"):
         return True
     if step.operator == "Cast":
-        return step.attributes.get("to") in _FLOATS
+        return step.attributes.get("to") in FLOATS
     return step.operator in _MOVING and unsafe.isdisjoint(step.outputs)

@@ -20,6 +20,7 @@ from patcher.graph.channels import channel_axes
 from patcher.graph.flow import DataFlow, is_standard
 from patcher.graph.patterns import gated_activation, inner_tensors
 from patcher.graph.site import Site
+from patcher.model.element_types import FLOATS
 from patcher.model.model import Model
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -42,7 +43,6 @@ _ACTIVATIONS = (
 # Bounded non-linearities are activations (LeNet), unless all they do is scale another tensor.
 _GATES = ("Sigmoid", "HardSigmoid", "Tanh")
 _HEAD = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Softmax", "LogSoftmax", "Log", "Sigmoid")
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def find_sites(model: Model) -> tuple[Site, ...]:
@@ -83,7 +83,7 @@ def _activations(flow: DataFlow, model: Model, axes: dict[str, int]) -> Iterator
         if suitable:
             found[suitable[-1]] = "Attention"
     for tensor, name in found.items():
-        floats = model.elem_types.get(tensor, onnx.TensorProto.FLOAT) in _FLOATS
+        floats = model.elem_types.get(tensor, onnx.TensorProto.FLOAT) in FLOATS
         if tensor not in excluded and tensor in weighted and floats:
             yield tensor, name
 

@@ -33,7 +33,7 @@ from patcher.triggers.triggered import Triggered
 
 Batches = Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]
 
-_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def share(hits: NDArray[np.bool_]) -> Share:
     count, found = len(hits), int(hits.sum())
     if not count:
         return Share(0, 0, 0.0, 1.0)
-    value, square = found / count, _Z * _Z / count
+    value, square = found / count, Z_95 * Z_95 / count
     centre = (value + square / 2) / (1 + square)
-    margin = _Z * math.sqrt(value * (1 - value) / count + square / (4 * count)) / (1 + square)
+    margin = Z_95 * math.sqrt(value * (1 - value) / count + square / (4 * count)) / (1 + square)
     # The formula touches 0 and 1 at the ends, up to rounding.
     low = 0.0 if found == 0 else centre - margin
     high = 1.0 if found == count else centre + margin

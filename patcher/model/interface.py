@@ -15,13 +15,13 @@ from typing import Literal
 import onnx
 
 from patcher.errors import InputError
+from patcher.model.element_types import FLOATS
 from patcher.model.inference import TensorTypes, dimensions
 
 Layout = Literal["NCHW", "NHWC"]
 Head = Literal["logits", "softmax", "log_softmax"]
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-_IMAGE_TYPES = (*_FLOATS, onnx.TensorProto.UINT8)
+_IMAGE_TYPES = (*FLOATS, onnx.TensorProto.UINT8)
 _CHANNELS = (3, 1, 4)
 # Operators that hand class scores on unchanged, whatever they do to type or shape.
 _PASS_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -131,7 +131,7 @@ def find_logits(
     found = [
         Scores(value.name, _head(value.name, producers), run_shapes[value.name][1])
         for value in proto.graph.output
-        if types.elem_types.get(value.name) in _FLOATS
+        if types.elem_types.get(value.name) in FLOATS
         and len(run_shapes[value.name]) == 2
         and run_shapes[value.name][1] >= 2
     ]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every report says of a model."""
+"""What every report says of a model and of the clean images."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from patcher.data.clean_set import CleanSet
 from patcher.model.model import Model
 
 
@@ -19,4 +20,16 @@ def model_section(model: Model) -> dict[str, Any]:
         "nodes": len(model.proto.graph.node),
         "input": {"name": model.input.name, "shape": list(model.input.shape), "layout": model.layout},
         "scores": {"name": model.logits, "head": model.head, "classes": model.num_classes},
+    }
+
+
+def clean_set_section(clean_set: CleanSet, *, splits: bool = True) -> dict[str, Any]:
+    """What the report says of the clean images; without `splits` where a command makes its own."""
+    sizes = {"fit": len(clean_set.fit), "held_out": len(clean_set.held_out)} if splits else {}
+    return {
+        "images": len(clean_set),
+        **sizes,
+        "class_names": list(clean_set.class_names),
+        "pseudo_labels": clean_set.pseudo_labels,
+        "sha256": clean_set.sha256,
     }

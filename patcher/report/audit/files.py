@@ -16,6 +16,8 @@ import numpy as np
 
 from patcher.data.clean_set import CleanSet
 from patcher.files import replace_file
+from patcher.report.folder import make_folder
+from patcher.report.report import Report
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +28,17 @@ CSV_NAME, SHEET_NAME = "suspects.csv", "suspects.png"
 _COLUMNS, _SIDE, _GAP, _TITLE = 12, 72, 4, 14
 _LABELS_SHOWN = 20
 _BACKGROUND, _INK = (255, 255, 255), (40, 40, 40)
+
+
+def write_audit(report: Report, folder: Path, findings: Findings, training_set: CleanSet) -> None:
+    """Write ``audit.json`` and the suspects; each file appears whole or not at all.
+
+    Raises:
+        InputError: The file system refuses.
+    """
+    make_folder(folder)
+    write_suspects(folder, findings, training_set)
+    replace_file(folder / "audit.json", report.to_json().encode())
 
 
 def write_suspects(folder: Path, findings: Findings, training_set: CleanSet) -> None:

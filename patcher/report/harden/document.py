@@ -16,7 +16,7 @@ from patcher.model.file import model_sha256
 from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.masks import layer_masks, masks_section
 from patcher.report.report import Report
-from patcher.report.sections import model_section
+from patcher.report.sections import clean_set_section, model_section
 from patcher.steps.before_after import Measured
 from patcher.steps.fit import Fitted
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def hardening_report(
+def harden_report(
     fitted: Fitted,
     hardened: onnx.ModelProto,
     parity: ParityReport,
@@ -55,14 +55,7 @@ def hardening_report(
         },
         "patch_sha256": patch_sha256(fitted.patch),
         "preprocess": prepared.preprocess.as_json(),
-        "clean_set": {
-            "images": len(prepared.clean_set),
-            "fit": len(prepared.clean_set.fit),
-            "held_out": len(prepared.clean_set.held_out),
-            "class_names": list(prepared.clean_set.class_names),
-            "pseudo_labels": prepared.clean_set.pseudo_labels,
-            "sha256": prepared.clean_set.sha256,
-        },
+        "clean_set": clean_set_section(prepared.clean_set),
         "method": {
             "name": fitted.patch.method,
             "seed": fitted.settings.seed,

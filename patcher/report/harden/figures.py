@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patcher.report.harden.masks import LayerMasks, layer_masks
+from patcher.report.picture import png
 from patcher.steps.fit import Fitted
 
 if TYPE_CHECKING:
@@ -122,10 +122,3 @@ def _curve(fitted: Fitted) -> Figure:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 32 else "..." + name[-29:]
-
-
-def png(figure: Figure) -> bytes:
-    """Draw without a display; no software version in the file, so that equal figures are equal bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()

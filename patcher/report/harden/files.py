@@ -15,7 +15,7 @@ from patcher.report.report import Report
 from patcher.steps.fit import Fitted
 
 
-def write_reports(report: Report, folder: Path, fitted: Fitted) -> None:
+def write_harden(report: Report, folder: Path, fitted: Fitted) -> None:
     """Write all files of a `harden` report; each appears whole or not at all.
 
     Raises:

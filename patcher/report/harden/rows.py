@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from patcher.report.text import share_text, size_text
+
 _DETECTION = (
     ("TPR", "triggered images: flagged (TPR)"),
     ("FPR_target", "clean images of a flagged class: flagged (FPR)"),
@@ -66,16 +68,3 @@ def score_rows(detection: Mapping[str, Any]) -> list[tuple[str, str]]:
         for rate, value in detection["TPR_at_FPR"].items()
     ]
     return [("score of the flag: AUROC", f"{detection['AUROC']:.3f}"), *caught]
-
-
-def share_text(share: Mapping[str, Any]) -> str:
-    """A share in per cent with its interval: ``84.5 % [82.9, 86.0]``."""
-    if share["value"] is None:
-        return "not measured"
-    low, high = (100 * end for end in share["interval_95"])
-    return f"{100 * share['value']:.1f} % [{low:.1f}, {high:.1f}]"
-
-
-def size_text(count: int) -> str:
-    """Bytes in KiB or MiB."""
-    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -10,7 +10,7 @@ from patcher.calibrate.scan.figures import Candidate, Findings, Universal
 from patcher.calibrate.scan.model_verdict import Decision, TargetVerdict
 from patcher.calibrate.scan.target_verdict import Judgement
 from patcher.report.report import Report
-from patcher.report.sections import model_section
+from patcher.report.sections import clean_set_section, model_section
 from patcher.report.table import table
 from patcher.steps.prepare import Prepared
 
@@ -31,19 +31,12 @@ def scan_report(
         options: What was run.
         seconds: Durations.
     """
-    clean_set, names = prepared.clean_set, prepared.clean_set.class_names
+    names = prepared.clean_set.class_names
     left_out = prepared.model.num_classes - len(findings.inverted)
     sections = {
         "model": model_section(prepared.model),
         "preprocess": prepared.preprocess.as_json(),
-        "clean_set": {
-            "images": len(clean_set),
-            "fit": len(clean_set.fit),
-            "held_out": len(clean_set.held_out),
-            "class_names": list(names),
-            "pseudo_labels": clean_set.pseudo_labels,
-            "sha256": clean_set.sha256,
-        },
+        "clean_set": clean_set_section(prepared.clean_set),
         "ACC": prepared.accuracy.as_json(),
         "options": dict(options),
         "mode": decision.mode,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from patcher.calibrate.scan.figures import Findings
 from patcher.calibrate.scan.model_verdict import Decision
-from patcher.report.harden.figures import png
+from patcher.report.picture import png
 from patcher.steps.prepare import Prepared
 from patcher.triggers.trigger import Trigger
 

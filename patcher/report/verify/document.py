@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patcher.report.report import Report
-from patcher.report.sections import model_section
+from patcher.report.sections import clean_set_section, model_section
 
 if TYPE_CHECKING:
     from patcher.gate.check import Check
     from patcher.gate.subject import Subject
 
 
-def gate_report(subject: Subject, checks: Sequence[Check], seconds: float) -> Report:
+def verify_report(subject: Subject, checks: Sequence[Check], seconds: float) -> Report:
     """Put together what `verify` found.
 
     Args:
@@ -24,7 +24,6 @@ def gate_report(subject: Subject, checks: Sequence[Check], seconds: float) -> Re
     """
     prepared, hardened = subject.prepared, subject.hardened
     reasons = tuple(f"{check.name}: {check.message}" for check in checks if check.failed)
-    clean_set = prepared.clean_set
     sections: dict[str, Any] = {
         "original": model_section(prepared.model),
         "hardened": {
@@ -35,12 +34,7 @@ def gate_report(subject: Subject, checks: Sequence[Check], seconds: float) -> Re
             "outputs": list(hardened.outputs),
         },
         "preprocess": prepared.preprocess.as_json(),
-        "clean_set": {
-            "images": len(clean_set),
-            "class_names": list(clean_set.class_names),
-            "pseudo_labels": clean_set.pseudo_labels,
-            "sha256": clean_set.sha256,
-        },
+        "clean_set": clean_set_section(prepared.clean_set, splits=False),
         "policy": subject.policy.as_json(),
         "checks": [check.as_json() for check in checks],
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.report.harden.rows import share_text
+from patcher.report.text import share_text
 from patcher.report.verify.rows import HEADER, STATUS_WORDS, check_rows
 
 if TYPE_CHECKING:

@@ -181,9 +181,9 @@ def test_a_weight_nobody_reads_any_more_is_dropped_and_an_unused_one_stays():
 
 def test_new_names_are_unique():
     opened = open_graph(_with_branch())
-    assert opened.unique_name("branch") == "branch_1"
-    assert opened.unique_name("branch") == "branch_2"
-    assert opened.unique_name("free") == "free"
+    assert opened.names.new("branch") == "branch_1"
+    assert opened.names.new("branch") == "branch_2"
+    assert opened.names.new("free") == "free"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 help:
 	@echo 'make demo    install, then harden the sample and print the before/after table'
 	@echo 'make test    install with the development tools, then run the tests'
-	@echo 'make lint    ruff check, ruff format --check, mypy strict'
+	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
 
@@ -36,6 +36,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory types
+	cd build/types && PYTHONPATH=. $(abspath $(BIN))/lint-imports --config ../../pyproject.toml --no-cache
+	$(BIN)/python -m benchmarks.house --check
 
 # mypy does not know setuptools' package-dir mapping, under which calibrate/ and export/ are
 # patcher.calibrate and patcher.export. It is shown the tree as it is installed, made of links.

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +153,7 @@ class Branch:
 
 
 Correction = UpperBound | WeightMask | Bias | Affine | Normalization | Weights | Branch
+CORRECTION_KINDS = frozenset(kind.__name__ for kind in get_args(Correction))
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,15 @@ from __future__ import annotations
 
 import string
 
-from patcher.calibrate import METHODS
 from patcher.errors import PatcherError
 from patcher.export.bake import bake_patch, baked_form
 from patcher.gate.check import Check, decided
+from patcher.gate.methods import changes_of, known_methods
 from patcher.gate.subject import Subject
 from patcher.model.file import model_sha256
 from patcher.model.provenance import Provenance
 from patcher.patch import patch_sha256
 
-# What each method's patch may hold: a patch of any other content does not explain a changed graph.
-_CORRECTIONS = {
-    "unit": frozenset({"UpperBound"}),
-    "nft": frozenset({"WeightMask", "Bias", "Affine"}),
-    "bna": frozenset({"Affine", "Bias", "Branch", "Normalization", "Realignment"}),
-    "none": frozenset({"Weights"}),
-}
 _DIGITS = frozenset(string.hexdigits.lower())
 
 
@@ -52,9 +45,7 @@ def patch_check(subject: Subject) -> Check:
     if subject.provenance is not None and subject.provenance.patch_sha256 != digest:
         message = f"the metadata names the patch {subject.provenance.patch_sha256}, the file given is {digest}"
         return decided("patch", False, message, details=details)
-    made = {type(item).__name__ for item in patch.corrections}
-    # A method of another package may make any correction: what it made is in the patch, and the bytes decide.
-    foreign = sorted(made - _CORRECTIONS.get(patch.method, made if patch.method in METHODS else frozenset()))
+    foreign = sorted({type(item).__name__ for item in patch.corrections} - _corrections(patch.method))
     if foreign:
         message = f"the patch holds corrections that method {patch.method[:40]!r} does not make: {', '.join(foreign)}"
         return decided("patch", False, message, details=details)
@@ -75,13 +66,19 @@ def patch_check(subject: Subject) -> Check:
     return decided("patch", False, message, details=details)
 
 
+def _corrections(method: str) -> frozenset[str]:
+    """What the patch of a method may hold: one of any other content explains nothing."""
+    changes = changes_of(method)
+    return changes.corrections if changes else frozenset()
+
+
 def _faults(found: Provenance, subject: Subject) -> list[str]:
     model = subject.prepared.model
     faults = []
     if found.source_sha256 != model.sha256:
         faults.append(f"it was made from the model {found.source_sha256[:64]!r}, the original given is {model.sha256}")
-    if found.method not in METHODS:
-        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(METHODS)}")
+    if changes_of(found.method) is None:
+        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(known_methods())}")
     for name in ("patch_sha256", "clean_data_sha256"):
         value = getattr(found, name)
         if len(value) != 64 or not set(value) <= _DIGITS:

@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the graph the original's plus what the method is known to add, at the places where it adds it?
 
-    unit    Min, Clip, Cast between floats                     behind sites
-    nft     Mul, Cast; with a centred mask Add too             on weights, behind sites
-    bna     Mul, Add, Cast; BatchNormalization statistics      behind sites
-            a second pass that ends in the outputs             behind the original's scores
-    none    nothing; other values of weights
-
-The method is the one that the metadata names: saying another changes what is allowed, never what is measured.
-A form that rewrites the graph itself (corrections folded into weights) cannot be told from tampering by its
-structure; there the patch file explains it: applied again, it gives the same bytes.
+`patcher.gate.methods` says what that is. A form that rewrites the graph itself (corrections folded into weights)
+cannot be told from tampering by its structure; there the patch file explains it: applied again, it gives the same
+bytes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx
 
 from patcher.errors import UnsupportedGraphError
 from patcher.gate.check import Check, decided
 from patcher.gate.difference import Addition, ChangedWeight, Difference, compare_graphs
+from patcher.gate.methods import Changes, changes_of
 from patcher.gate.subject import Subject
 from patcher.graph.sites import find_sites
 
@@ -37,36 +31,6 @@ _SHOWN = 5
 _LISTED_IN_FULL = 100
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What a method may change.
-
-    Attributes:
-        operators: Operators it may put behind a site.
-        on_weights: Operators it may put on a weight.
-        weights: Whether it may change the values of weights.
-        statistics: Whether it may change BatchNormalization statistics.
-        second_pass: Whether further nodes may compute the outputs, as long as the original is untouched among them.
-        always_adds: Whether a result without additions cannot come from it.
-    """
-
-    operators: frozenset[str] = frozenset()
-    on_weights: frozenset[str] = frozenset()
-    weights: bool = False
-    statistics: bool = False
-    second_pass: bool = False
-    always_adds: bool = False
-
-
-ALLOWED: Mapping[str, Allowed] = {
-    "unit": Allowed(operators=frozenset({"Min", "Clip", "Cast"}), always_adds=True),
-    "nft": Allowed(operators=frozenset({"Mul", "Add", "Cast"}), on_weights=frozenset({"Mul", "Add", "Cast"})),
-    "bna": Allowed(operators=frozenset({"Mul", "Add", "Cast"}), statistics=True, second_pass=True),
-    "none": Allowed(weights=True),
-}
-_NOTHING = Allowed()
-
-
 def structure_checks(subject: Subject, patch: Check) -> list[Check]:
     """The checks ``graph`` and ``weights``.
 
@@ -75,7 +39,7 @@ def structure_checks(subject: Subject, patch: Check) -> list[Check]:
         patch: Outcome of the check ``patch``.
     """
     method = subject.provenance.method if subject.provenance else ""
-    allowed = ALLOWED.get(method, _NOTHING)
+    allowed = changes_of(method) or Changes()
     difference = compare_graphs(subject.prepared.model.proto, subject.hardened.proto)
     found = [_graph_check(subject, difference, allowed, method), _weights_check(difference, allowed)]
     return [_explained(check, patch) if check.failed else check for check in found]
@@ -89,12 +53,12 @@ def _explained(check: Check, patch: Check) -> Check:
     return check
 
 
-def _graph_check(subject: Subject, difference: Difference, allowed: Allowed, method: str) -> Check:
+def _graph_check(subject: Subject, difference: Difference, allowed: Changes, method: str) -> Check:
     if allowed.second_pass and difference.untouched and difference.outputs:
         count = len(difference.unexpected) + len(difference.additions)
         details = {"method": method, "added": {}, "tensors": [], "unexpected": 0, "at_fault": []}
         return decided("graph", True, f"the original untouched, and {count} nodes of a second pass", details=details)
-    known = method if method in ALLOWED else "no known method"
+    known = method if changes_of(method) else "no known method"
     sites = _sites(subject)
     misplaced = [item for item in difference.additions if not _fits(item, allowed, sites)]
     wrong = [f"{item.operator} behind {item.tensor!r}" for item in misplaced]
@@ -121,7 +85,7 @@ def _graph_check(subject: Subject, difference: Difference, allowed: Allowed, met
     return decided("graph", not faults, "; ".join(faults) or f"the original and {text} added", details=details)
 
 
-def _weights_check(difference: Difference, allowed: Allowed) -> Check:
+def _weights_check(difference: Difference, allowed: Changes) -> Check:
     if allowed.second_pass and difference.untouched:
         return decided("weights", True, "no weight of the first pass changed", details={"changed": []})
     wrong = [item for item in difference.changed if not _may_change(item, allowed)]
@@ -143,7 +107,7 @@ def _sites(subject: Subject) -> frozenset[str]:
         return frozenset()
 
 
-def _fits(item: Addition, allowed: Allowed, sites: frozenset[str]) -> bool:
+def _fits(item: Addition, allowed: Changes, sites: frozenset[str]) -> bool:
     if item.operator == "Cast" and "Cast" in allowed.operators:
         return any(entry.name == "to" and entry.i in _FLOATS for entry in item.node.attribute)
     if item.operator == "Clip" and item.node.input[1:2] not in ([], [""]):
@@ -153,7 +117,7 @@ def _fits(item: Addition, allowed: Allowed, sites: frozenset[str]) -> bool:
     return item.operator in allowed.operators and item.tensor in sites
 
 
-def _may_change(item: ChangedWeight, allowed: Allowed) -> bool:
+def _may_change(item: ChangedWeight, allowed: Changes) -> bool:
     statistics = item.operator == "BatchNormalization" and item.position in _STATISTICS
     return allowed.weights or (allowed.statistics and statistics)
 

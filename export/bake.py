@@ -5,11 +5,13 @@
 - ``folded``: see `patcher.export.fold.fold`. Bounds that cannot be folded stay nodes.
 - ``auto``: ``folded`` where that takes fewer passes over the data, else ``nodes``.
 
-The metadata of a folded model says ``patcher.bake = folded``.
+The metadata of a folded model says ``patcher.bake = folded``, and carries the patch: once folded, bounds cannot be
+read off the weights any more.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,11 +24,12 @@ from patcher.export.fold.fold import BakedSite, fold_bounds
 from patcher.export.parity.parity import Outputs, run_model
 from patcher.model.file import fits_inline
 from patcher.model.model import Model
-from patcher.patch import Patch, UpperBound
+from patcher.patch import Patch, UpperBound, patch_bytes
 from patcher.runtime import CPU_PROVIDER
 
 Bake = Literal["nodes", "folded", "auto"]
 _METADATA_KEY = "patcher.bake"
+CORRECTIONS_KEY = "patcher.corrections"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def bake_patch(model: Model, patch: Patch, bake: Bake = "nodes") -> Baked:
         return Baked(nodes, nodes, tuple(BakedSite(name, "node", "folding saves nothing") for name in tensors))
     if folded.model is not nodes:
         folded.model.metadata_props.add(key=_METADATA_KEY, value="folded")
+        carried = base64.b64encode(patch_bytes(patch)).decode()
+        folded.model.metadata_props.add(key=CORRECTIONS_KEY, value=carried)
         if fits_inline(folded.model):
             onnx.checker.check_model(folded.model)
     return Baked(folded.model, nodes, folded.sites, folded.rescaled)

@@ -223,8 +223,9 @@ class GuardedSession:
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if "patcher.method" not in self.metadata:
             raise InputError(f"{path}: a model hardened by patcher expected, found no metadata key patcher.method")
-        options = json.loads(self.metadata.get("patcher.options", "{}"))
-        if TARGETS_KEY in self.metadata and options.get("branch") == "two-files":
+        # Whether a second file is needed is seen in the graph: what the metadata says of the form is not asked.
+        own = [item.name for item in self._session.get_outputs()]
+        if TARGETS_KEY in self.metadata and FLAG_OUTPUT not in own:
             beside = Path(guard) if guard is not None else path.with_name(path.stem + GUARD_SUFFIX)
             second = create_session(beside, providers=providers, threads=threads)
             key = "patcher.patch_sha256"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 from patcher.errors import PatcherError
@@ -14,6 +15,7 @@ from patcher.model.file import model_sha256
 from patcher.model.provenance import Provenance
 from patcher.patch import patch_sha256
 
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,63}")
 _DIGITS = frozenset(string.hexdigits.lower())
 
 
@@ -79,6 +81,8 @@ def _faults(found: Provenance, subject: Subject) -> list[str]:
         faults.append(f"it was made from the model {found.source_sha256[:64]!r}, the original given is {model.sha256}")
     if changes_of(found.method) is None:
         faults.append(f"method {found.method[:40]!r} is not one of {', '.join(known_methods())}")
+    if not _VERSION.fullmatch(found.version):
+        faults.append(f"patcher.version is no version: {found.version[:40]!r}")
     for name in ("patch_sha256", "clean_data_sha256"):
         value = getattr(found, name)
         if len(value) != 64 or not set(value) <= _DIGITS:

@@ -9,14 +9,15 @@ bytes.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
+import numpy as np
 import onnx
 
 from patcher.errors import UnsupportedGraphError
 from patcher.gate.check import Check, decided
 from patcher.gate.difference import Addition, ChangedWeight, Difference, compare_graphs
 from patcher.gate.methods import Changes, changes_of
+from patcher.gate.reconstruction import Reconstruction
 from patcher.gate.subject import Subject
 from patcher.graph.sites import find_sites
 
@@ -31,36 +32,47 @@ _SHOWN = 5
 _LISTED_IN_FULL = 100
 
 
-def structure_checks(subject: Subject, patch: Check) -> list[Check]:
+def structure_checks(subject: Subject, again: Reconstruction) -> list[Check]:
     """The checks ``graph`` and ``weights``.
 
     Args:
         subject: The two models.
-        patch: Outcome of the check ``patch``.
+        again: The file made again: where it is the same, nothing is left to compare; where a patch file was
+            given, the rewritten file is compared with what that makes.
     """
     method = subject.provenance.method if subject.provenance else ""
-    allowed = changes_of(method) or Changes()
-    difference = compare_graphs(subject.prepared.model.proto, subject.hardened.proto)
-    found = [_graph_check(subject, difference, allowed, method), _weights_check(difference, allowed)]
-    return [_explained(check, patch) if check.failed else check for check in found]
+    if again.identical:
+        return _identical(subject, again, method)
+    given = again.model if subject.given.patch is not None else None
+    allowed = (changes_of(method) if given is None else None) or Changes()
+    reference = given if given is not None else subject.prepared.model.proto
+    difference = compare_graphs(reference, subject.hardened.proto)
+    name = method if given is None else "the patch"
+    return [_graph_check(subject, difference, allowed, name), _weights_check(difference, allowed)]
 
 
-def _explained(check: Check, patch: Check) -> Check:
-    if patch.status == "pass":
-        return replace(check, status="pass", message=f"explained by the patch file: {check.message}")
-    if patch.status == "skipped":
-        return replace(check, message=f"{check.message} (a form that folds corrections into weights needs --patch)")
-    return check
+def _identical(subject: Subject, again: Reconstruction, method: str) -> list[Check]:
+    graphs = subject.hardened.proto.graph, subject.prepared.model.proto.graph
+    after, before = (Counter(node.op_type for node in graph.node) for graph in graphs)
+    operators = after - before
+    values = [str(getattr(item, "initializer", "")) for item in again.corrections]
+    details = {"method": method, "added": dict(sorted(operators.items())), "unexpected": 0, "at_fault": []}
+    details["tensors"] = sorted({str(getattr(item, "tensor", "")) for item in again.corrections} - {""})
+    return [
+        decided("graph", True, "the original and its corrections, byte for byte", details=details),
+        decided(
+            "weights",
+            True,
+            "every value is the original's or a correction's",
+            details={"changed": sorted({name for name in values if name})},
+        ),
+    ]
 
 
 def _graph_check(subject: Subject, difference: Difference, allowed: Changes, method: str) -> Check:
-    if allowed.second_pass and difference.untouched and difference.outputs:
-        count = len(difference.unexpected) + len(difference.additions)
-        details = {"method": method, "added": {}, "tensors": [], "unexpected": 0, "at_fault": []}
-        return decided("graph", True, f"the original untouched, and {count} nodes of a second pass", details=details)
-    known = method if changes_of(method) else "no known method"
+    known = method if changes_of(method) or method == "the patch" else "no known method"
     sites = _sites(subject)
-    misplaced = [item for item in difference.additions if not _fits(item, allowed, sites)]
+    misplaced = [item for item in difference.additions if not _fits(item, allowed, sites, subject)]
     wrong = [f"{item.operator} behind {item.tensor!r}" for item in misplaced]
     faults = []
     if wrong:
@@ -86,8 +98,6 @@ def _graph_check(subject: Subject, difference: Difference, allowed: Changes, met
 
 
 def _weights_check(difference: Difference, allowed: Changes) -> Check:
-    if allowed.second_pass and difference.untouched:
-        return decided("weights", True, "no weight of the first pass changed", details={"changed": []})
     wrong = [item for item in difference.changed if not _may_change(item, allowed)]
     names = sorted({item.name for item in difference.changed})
     details = {"changed": names}
@@ -107,14 +117,24 @@ def _sites(subject: Subject) -> frozenset[str]:
         return frozenset()
 
 
-def _fits(item: Addition, allowed: Changes, sites: frozenset[str]) -> bool:
+def _fits(item: Addition, allowed: Changes, sites: frozenset[str], subject: Subject) -> bool:
     if item.operator == "Cast" and "Cast" in allowed.operators:
         return any(entry.name == "to" and entry.i in _FLOATS for entry in item.node.attribute)
     if item.operator == "Clip" and item.node.input[1:2] not in ([], [""]):
         return False
-    if item.on_constant:
-        return item.operator in allowed.on_weights
-    return item.operator in allowed.operators and item.tensor in sites
+    if not item.on_constant:
+        return item.operator in allowed.operators and item.tensor in sites
+    if item.operator == "Add":
+        # A shift belongs on a bias; a sum on a weight could be any weight.
+        return "Add" in allowed.on_weights and len(subject.prepared.model.shapes.get(item.tensor, ())) == 1
+    return item.operator in allowed.on_weights and item.operand is not None and _is_mask(item.operand)
+
+
+def _is_mask(tensor: onnx.TensorProto) -> bool:
+    """Whether a factor on a weight is one value from 0 to 1 a channel."""
+    values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    axes = sum(length != 1 for length in values.shape)
+    return axes <= 1 and bool(np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all())
 
 
 def _may_change(item: ChangedWeight, allowed: Changes) -> bool:

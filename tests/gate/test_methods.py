@@ -114,7 +114,11 @@ def test_what_the_product_makes_passes(
     assert result.patch.corrections
     result.save(hardened)
     patch = tmp_path / "report" / "patch.safetensors"
-    assert [check for check in gate(original, hardened, clean, patch=patch).checks if check.failed] == []
+    for given_patch in ({"patch": patch}, {}):
+        found = gate(original, hardened, clean, **given_patch).checks
+        assert [(check.name, check.message) for check in found if check.failed] == []
+        proof = next(check for check in found if check.name == "reconstruction")
+        assert proof.details["verdict"] == "identical"
 
 
 def test_methods_from_outside_and_stacks() -> None:

@@ -27,10 +27,11 @@ def run_checks(subject: Subject, progress: Progress) -> tuple[list[Check], list[
         progress("checks", len(found), len(CHECKS) - 1)
 
     add(interface_check(subject), operators_check(subject))
-    patched, again = patch_check(subject), reconstruct(subject)
+    again = reconstruct(subject)
     structure = structure_checks(subject, again)
-    add(reconstruction_check(subject, again, structure), *structure)
-    add(provenance_check(subject), patched)
+    proof = reconstruction_check(subject, again, structure)
+    add(proof, *structure)
+    add(provenance_check(subject), patch_check(subject, again, proof))
     add(clean_images_check(subject), accuracy_check(subject), agreement_check(subject))
     add(consistency_check(subject))
     for part in (probes_check, scanned_check, triggered_check):

@@ -139,6 +139,8 @@ class Branch:
             raise ValueError(f"target classes expected, found {str(self.targets)[:40]}")
         if list(self.targets) != sorted(set(self.targets)):
             raise ValueError(f"ascending target classes expected, found {str(self.targets)[:40]}")
+        if not all(isinstance(item, Realignment) for item in self.corrections):
+            raise ValueError("a branch takes realignments only")
         if self.form not in get_args(BranchForm):
             raise ValueError(f"a form of a branch expected, found {str(self.form)[:40]!r}")
 

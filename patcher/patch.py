@@ -96,6 +96,8 @@ class Patch:
             raise ValueError("options and preprocess are no tables")
         if not isinstance(self.method, str) or not _METHOD.fullmatch(self.method):
             raise ValueError(f"a method's name expected, found {str(self.method)[:40]!r}")
+        if not all(type(item).__name__ in CORRECTION_KINDS for item in self.corrections):
+            raise ValueError("a patch takes corrections only")
         seen = set()
         for item in flat_corrections(self.corrections):
             place = (type(item).__name__, str(getattr(item, "tensor", "") or getattr(item, "initializer", "")))

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import reduce
 
 from patcher.calibrate import METHODS
-from patcher.patch import CORRECTION_KINDS
+from patcher.errors import InputError
+from patcher.patch import CORRECTION_KINDS, Patch
 
 _STACK = "+"
 
@@ -96,3 +97,19 @@ def changes_of(method: str) -> Changes | None:
     if any(changes is None for changes in found):
         return None
     return reduce(Changes.__or__, (changes for changes in found if changes is not None))
+
+
+def check_method(patch: Patch) -> None:
+    """Refuse a patch of a method that nobody registered, or with corrections that it does not make.
+
+    Raises:
+        InputError: It is one.
+    """
+    changes = changes_of(patch.method)
+    if changes is None:
+        raise InputError(f"the patch names method {patch.method[:40]!r}, expected {', '.join(known_methods())}")
+    foreign = sorted({type(item).__name__ for item in patch.corrections} - changes.corrections)
+    if foreign:
+        raise InputError(
+            f"the patch holds corrections that method {patch.method!r} does not make: {', '.join(foreign)}"
+        )

@@ -26,10 +26,11 @@ def run_checks(subject: Subject, progress: Progress) -> tuple[list[Check], list[
         found.extend(checks)
         progress("checks", len(found), len(CHECKS) - 1)
 
-    add(interface_check(subject), operators_check(subject))
+    interface = interface_check(subject)
+    add(interface, operators_check(subject))
     again = reconstruct(subject)
     structure = structure_checks(subject, again)
-    proof = reconstruction_check(subject, again, structure)
+    proof = reconstruction_check(subject, again, [interface, *structure])
     add(proof, *structure)
     add(provenance_check(subject), patch_check(subject, again, proof))
     add(clean_images_check(subject), accuracy_check(subject), agreement_check(subject))

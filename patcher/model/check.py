@@ -7,6 +7,7 @@ also run once in ONNX Runtime, on zeros.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

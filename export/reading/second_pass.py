@@ -187,18 +187,30 @@ class _Corrected:
         start = np.zeros(len(factor), np.float32) if span is None else self.parts["lower"].ravel()
         offset = np.zeros(len(factor)) if offset is None else offset
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            quotient = np.where(weight != 0, factor.astype(np.float64) * width / weight, 1.0).astype(np.float32)
+            quotient = np.where(weight != 0, factor.astype(np.float64) * width / weight, np.copysign(1.0, factor)).astype(np.float32)
             best = quotient, np.zeros_like(quotient)
             done = np.zeros(len(factor), bool)
-            for scale in nearby(quotient):
+            for scale in _candidates(quotient):
                 slope = scale.astype(np.float64) / width
                 middle = ((bias.astype(np.float64) - slope * offset) * width + start).astype(np.float32)
-                for shift in nearby(middle):
+                for shift in _candidates(middle):
                     again = slope * offset + (shift.astype(np.float64) - start) / width
-                    same = ((slope * weight).astype(dtype) == factor) & (again.astype(dtype) == bias) & ~done
+                    same = _same(slope * weight, factor, dtype) & _same(again, bias, dtype) & ~done
                     best = np.where(same, scale, best[0]), np.where(same, shift, best[1])
                     done |= same
         return best
+
+
+def _candidates(values: Floats) -> list[Floats]:
+    """The values, their neighbours, and both zeros, which are equal and not the same bytes."""
+    zero = np.zeros_like(values)
+    return [*nearby(values), zero, -zero]
+
+
+def _same(values: NDArray[np.float64], wanted: Floats, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    found = values.astype(dtype).astype(np.float32)
+    same: NDArray[np.bool_] = (found == wanted) & (np.signbit(found) == np.signbit(wanted))
+    return same
 
 
 def _nearest(centre: NDArray[np.float64], fits: Any) -> Floats:

@@ -32,7 +32,7 @@ from patcher.patch import (
 from tests.gate.test_methods import normalized_model
 from tests.tiny_models import residual_model
 
-SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MODELS = {
     "normalized": read_model(normalized_model()),
     "plain": read_model(residual_model()),
@@ -56,9 +56,9 @@ def plain_corrections(draw: st.DrawFn, name: str) -> tuple[Correction, ...]:
     if draw(st.booleans()):
         found.append(WeightMask("w1", values(draw, (6, 1, 1, 1), unit), form))
     if draw(st.booleans()):
-        found.append(Affine("c1", values(draw, one), values(draw, one)))
-    if draw(st.booleans()):
         found.append(Bias("c1", values(draw, one)))
+    if draw(st.booleans()):
+        found.append(Affine("c1", values(draw, one), values(draw, one)))
     if name == "normalized" and draw(st.booleans()):
         found.append(Normalization("n1", values(draw, (6,)), np.abs(values(draw, (6,)))))
     if draw(st.booleans()):

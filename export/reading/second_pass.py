@@ -187,7 +187,8 @@ class _Corrected:
         start = np.zeros(len(factor), np.float32) if span is None else self.parts["lower"].ravel()
         offset = np.zeros(len(factor)) if offset is None else offset
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            quotient = np.where(weight != 0, factor.astype(np.float64) * width / weight, np.copysign(1.0, factor)).astype(np.float32)
+            exact = np.where(weight != 0, factor.astype(np.float64) * width / weight, np.copysign(1.0, factor))
+            quotient = exact.astype(np.float32)
             best = quotient, np.zeros_like(quotient)
             done = np.zeros(len(factor), bool)
             for scale in _candidates(quotient):

@@ -169,7 +169,8 @@ def reconstruction_check(subject: Subject, found: Reconstruction, structure: lis
         fault = value_fault(subject, found)
         message = fault or "the original and its corrections, byte for byte"
         return decided("reconstruction", not fault, message, details=details)
-    if not subject.policy.accept.rewritten:
+    # A second file is proven with the first or not at all.
+    if not subject.policy.accept.rewritten or subject.hardened.guard is not None:
         return decided("reconstruction", False, found.reason, details=details)
     failed = [check.name for check in structure if check.failed]
     if failed:
@@ -185,6 +186,9 @@ def value_fault(subject: Subject, found: Reconstruction) -> str:
         if reason := _out_of_range(item):
             name = str(getattr(item, "tensor", "") or getattr(item, "initializer", ""))
             return f"{reason} at {name[:80]!r}"
+    bounds = [item.bound for item in found.corrections if isinstance(item, UpperBound)]
+    if bounds and not any((bound <= _LARGEST).any() for bound in bounds):
+        return "no upper bound is within the reach of any activation"
     weights = [item for item in found.corrections if isinstance(item, Weights)]
     if weights and subject.given.patch is None and not subject.policy.accept.weights:
         return (

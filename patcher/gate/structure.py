@@ -21,12 +21,7 @@ from patcher.gate.reconstruction import Reconstruction
 from patcher.gate.subject import Subject
 from patcher.graph.sites import find_sites
 
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+_DETOUR = (onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16)
 _STATISTICS = (3, 4)
 _SHOWN = 5
 _LISTED_IN_FULL = 100
@@ -83,6 +78,9 @@ def _graph_check(subject: Subject, difference: Difference, allowed: Changes, met
         faults.append(f"corrected tensors that are also read uncorrected: {_listed(difference.bypassed)}")
     if difference.outputs:
         faults.append(f"outputs that are computed in another way: {_listed(difference.outputs)}")
+    protos = subject.prepared.model.proto, subject.hardened.proto
+    if len({tuple(item.SerializeToString() for item in proto.training_info) for proto in protos}) > 1:
+        faults.append("an algorithm for training runtimes")
     if allowed.always_adds and not difference.additions:
         faults.append(f"the metadata names method {method}, but the graph holds none of its corrections")
     operators = Counter(item.operator for item in difference.additions)
@@ -118,8 +116,10 @@ def _sites(subject: Subject) -> frozenset[str]:
 
 
 def _fits(item: Addition, allowed: Changes, sites: frozenset[str], subject: Subject) -> bool:
-    if item.operator == "Cast" and "Cast" in allowed.operators:
-        return any(entry.name == "to" and entry.i in _FLOATS for entry in item.node.attribute)
+    if item.operator == "Cast":
+        # The detour of bfloat16 through float32, which is exact; any other would lose values.
+        narrow = subject.prepared.model.elem_types.get(item.tensor) == onnx.TensorProto.BFLOAT16
+        return narrow and any(entry.name == "to" and entry.i in _DETOUR for entry in item.node.attribute)
     if item.operator == "Clip" and item.node.input[1:2] not in ([], [""]):
         return False
     if not item.on_constant:

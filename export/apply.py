@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,9 @@ from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
 from patcher.model.file import fits_inline
 from patcher.model.model import Model
 from patcher.model.provenance import provenance_of, write_provenance
-from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights
+from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights, patch_bytes
+
+CORRECTIONS_KEY = "patcher.corrections"
 
 _EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
     UpperBound: add_upper_bound,
@@ -73,6 +76,7 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
         elif isinstance(correction, Flag):
             add_flag(hardened, model, correction)
             write_flag(hardened, model, correction)
+            carry_corrections(hardened, patch)
     _check(hardened)
     return hardened
 
@@ -95,6 +99,11 @@ def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:
         write_flag(guard, model, second)
     _check(guard)
     return guard
+
+
+def carry_corrections(proto: onnx.ModelProto, patch: Patch) -> None:
+    """Put a patch into the metadata of a form that its values cannot be read out of again, for the gate."""
+    proto.metadata_props.add(key=CORRECTIONS_KEY, value=base64.b64encode(patch_bytes(patch)).decode())
 
 
 def _check(hardened: onnx.ModelProto) -> None:

@@ -5,7 +5,8 @@
 - ``folded``: see `patcher.export.fold.fold`. Bounds that cannot be folded stay nodes.
 - ``auto``: ``folded`` where that takes fewer passes over the data, else ``nodes``.
 
-The metadata of a folded model says ``patcher.bake = folded``.
+The metadata of a folded model says ``patcher.bake = folded``, and carries the patch: once folded, bounds cannot be
+read off the weights any more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import onnx
 
 from patcher.errors import InputError
-from patcher.export.apply import apply_patch
+from patcher.export.apply import apply_patch, carry_corrections
 from patcher.export.fold.fold import BakedSite, fold_bounds
 from patcher.export.parity.parity import Outputs, run_model
 from patcher.model.file import fits_inline
@@ -82,6 +83,7 @@ def bake_patch(model: Model, patch: Patch, bake: Bake = "nodes") -> Baked:
         return Baked(nodes, nodes, tuple(BakedSite(name, "node", "folding saves nothing") for name in tensors))
     if folded.model is not nodes:
         folded.model.metadata_props.add(key=_METADATA_KEY, value="folded")
+        carry_corrections(folded.model, patch)
         if fits_inline(folded.model):
             onnx.checker.check_model(folded.model)
     return Baked(folded.model, nodes, folded.sites, folded.rescaled)

@@ -60,7 +60,7 @@ def check_output(path: str | os.PathLike[str] | None, source: object = None) -> 
         source: The input model, which is never overwritten.
 
     Raises:
-        InputError: The folder is missing, the path is a folder, or it is the input itself.
+        InputError: The folder is missing, the path is a folder or no regular file, or it is the input itself.
     """
     if path is None:
         return
@@ -69,6 +69,10 @@ def check_output(path: str | os.PathLike[str] | None, source: object = None) -> 
         raise InputError(f"output folder not found: {path.parent}; create it or choose another -o/--output")
     if path.is_dir():
         raise InputError(f"output is a folder: {path}; name a file with -o/--output")
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"output is no regular file: {path}; devices and pipes are never replaced, name a file with -o"
+        )
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"output folder cannot be written: {path.parent}; choose another -o/--output")
     if isinstance(source, str | os.PathLike) and path.exists() and Path(source).exists() and path.samefile(source):

@@ -12,191 +12,66 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.corrections import (
+    CORRECTION_KINDS,
+    Affine,
+    Array,
+    Bias,
+    Branch,
+    BranchForm,
+    Correction,
+    Flag,
+    MaskForm,
+    Normalization,
+    Part,
+    Realignment,
+    UpperBound,
+    Watch,
+    WeightMask,
+    Weights,
+)
 from patcher.errors import InputError
 from patcher.files import replace_file
 
 FORMAT_VERSION = 1
 _METADATA_KEY = "patcher"
+_METHOD = re.compile(r"[a-z][a-z0-9_-]*(\+[a-z][a-z0-9_-]*)*")
+_LONGEST_REASON = 200
 
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class UpperBound:
-    """``min(tensor, bound)`` behind an activation site (UNIT, Cheng et al., ECCV 2024, Sec. 4).
-
-    Attributes:
-        tensor: Name of the bounded tensor.
-        bound: float32, of the tensor's rank with a leading 1 (``(1, C, 1, 1)`` per channel,
-            ``(1, C, H, W)`` per element), or of rank 0 for one bound for the whole tensor.
-    """
-
-    tensor: str
-    bound: Array
-
-
-MaskForm = Literal["mask", "weights"]
-
-
-@dataclass(frozen=True)
-class WeightMask:
-    """``initializer * mask`` (NFT, Karim et al., ECCV 2024, Sec. 4).
-
-    Attributes:
-        initializer: Name of the masked weight, or of a constant tensor made from one.
-        mask: float32, of the weight's rank, 1 on every axis but the output channels'.
-        form: How it is baked: ``mask`` as a product that the runtime folds, ``weights`` into the values.
-    """
-
-    initializer: str
-    mask: Array
-    form: MaskForm = "mask"
-
-
-@dataclass(frozen=True)
-class Bias:
-    """``bias + shift`` of the linear operator or BatchNormalization that makes a tensor.
-
-    Attributes:
-        tensor: Name of the operator's output.
-        shift: float32, of the tensor's rank with a leading 1, 1 on every axis but the channels'.
-    """
-
-    tensor: str
-    shift: Array
-
-
-@dataclass(frozen=True)
-class Affine:
-    """``scale * tensor + shift`` behind a channel site.
-
-    Attributes:
-        tensor: Name of the corrected tensor.
-        scale: float32, of the tensor's rank with a leading 1.
-        shift: float32, same shape.
-    """
-
-    tensor: str
-    scale: Array
-    shift: Array
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """New running statistics for a BatchNormalization.
-
-    Attributes:
-        tensor: Name of the BatchNormalization's output (node names may be missing or repeated).
-        mean: float32 ``(C,)``.
-        var: float32 ``(C,)``.
-    """
-
-    tensor: str
-    mean: Array
-    var: Array
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A new value for an initializer, of its shape and type (NONE, Wang et al., NeurIPS 2022)."""
-
-    initializer: str
-    value: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Realignment:
-    """``max(min(scale * tensor + shift, upper), lower)`` in a second pass (BNA, Li et al., Sec. 4).
-
-    Attributes:
-        tensor: Name of the corrected tensor.
-        scale: float32, of the tensor's rank, its first axis the targets of the `Branch`: ``(T, C, 1, 1)``.
-        shift: float32, same shape.
-        upper: float32, same shape; infinite where there is no bound.
-        lower: float32, same shape.
-    """
-
-    tensor: str
-    scale: Array
-    shift: Array
-    upper: Array
-    lower: Array
-
-
-BranchForm = Literal["if", "where", "two-files"]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A second pass over the same weights for images that get a detected target class (BNA).
-
-    Attributes:
-        targets: Detected target classes, ascending; row i of every `Realignment` belongs to ``targets[i]``.
-        corrections: What is different in the second pass, in graph order.
-        form: How it is baked: ``if`` runs it on the rows that need it and not at all where none does,
-            ``where`` on every row, ``two-files`` in a model of its own.
-        keep_original_output: Whether the uncorrected class scores are an output too.
-    """
-
-    targets: tuple[int, ...]
-    corrections: tuple[Realignment, ...]
-    form: BranchForm = "if"
-    keep_original_output: bool = False
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is usual at one activation site, and the bound of the second view.
-
-    Attributes:
-        tensor: Name of the watched tensor.
-        mean: float32, over clean images, of the tensor's rank with a leading 1, as `UpperBound.bound`.
-        std: float32, same shape, positive.
-        bound: float32, same shape.
-    """
-
-    tensor: str
-    mean: Array
-    std: Array
-    bound: Array
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A second view of the image under upper bounds, and a score of how unusual the image is.
-
-    excess     = largest standard score at any site, (max (x - mean) / std - level mean) / level std
-    divergence = log(KL(answer under bounds || answer) + 1e-3), where the excess is above `gate`
-    score      = sum over both of max(0, slope * value + intercept); flagged above `threshold`
-
-    Attributes:
-        sites: What is watched, in graph order.
-        levels: float32 ``(S, 2)``: mean and standard deviation of each site's largest standard score.
-        tails: float32 ``(2, 2)``: slope and intercept, of the excess and of the divergence.
-        gate: Excess above which the second view is asked.
-        threshold: Score above which an image is flagged and answered by the second view.
-        form: How it is baked, as for `Branch`.
-    """
-
-    sites: tuple[Watch, ...]
-    levels: Array
-    tails: Array
-    gate: float
-    threshold: float
-    form: BranchForm = "if"
-
-
-Correction = UpperBound | WeightMask | Bias | Affine | Normalization | Weights | Branch | Flag
-Part = Realignment | Watch
-"""What a `Branch` or a `Flag` is made of."""
+__all__ = [
+    "CORRECTION_KINDS",
+    "Affine",
+    "Array",
+    "Bias",
+    "Branch",
+    "BranchForm",
+    "Correction",
+    "Flag",
+    "MaskForm",
+    "Normalization",
+    "Part",
+    "Patch",
+    "Realignment",
+    "UpperBound",
+    "Watch",
+    "WeightMask",
+    "Weights",
+    "flat_corrections",
+    "parse_patch",
+    "patch_bytes",
+    "patch_sha256",
+    "read_patch",
+    "write_patch",
+]
 
 
 @dataclass(frozen=True)
@@ -219,10 +94,26 @@ class Patch:
     clean_data_sha256: str = ""
     preprocess: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        texts = {"source_sha256": self.source_sha256, "clean_data_sha256": self.clean_data_sha256}
+        if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
+            raise ValueError(f"{wrong[0]} is no text")
+        if not isinstance(self.options, Mapping) or not isinstance(self.preprocess, Mapping):
+            raise ValueError("options and preprocess are no tables")
+        if not isinstance(self.method, str) or not _METHOD.fullmatch(self.method):
+            raise ValueError(f"a method's name expected, found {str(self.method)[:40]!r}")
+        if not all(type(item).__name__ in CORRECTION_KINDS for item in self.corrections):
+            raise ValueError("a patch takes corrections only")
+        seen = set()
+        for item in flat_corrections(self.corrections):
+            place = (type(item).__name__, str(getattr(item, "tensor", "") or getattr(item, "initializer", "")))
+            if place in seen:
+                raise ValueError(f"two corrections {place[0]} of {place[1][:80]!r}")
+            seen.add(place)
+
 
 _CORRECTION_TYPES: dict[str, type[Correction | Part]] = {
-    kind.__name__: kind
-    for kind in (UpperBound, WeightMask, Bias, Affine, Normalization, Weights, Branch, Flag, Realignment, Watch)
+    kind.__name__: kind for kind in (*get_args(Correction), *get_args(Part))
 }
 
 
@@ -275,29 +166,49 @@ def read_patch(path: str | os.PathLike[str]) -> Patch:
     Raises:
         InputError: The file is missing, is no safetensors file, or holds no patch of this format.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"patch not found: {path}; make one with 'patcher calibrate ... -o PATCH'")
     try:
-        with safe_open(path, framework="numpy") as file:
-            document = json.loads((file.metadata() or {})[_METADATA_KEY])
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if document["format_version"] != FORMAT_VERSION:
-            found = document["format_version"]
-            raise InputError(f"{path}: patch format version {FORMAT_VERSION} expected, found {found!r}")
-        return Patch(
-            method=document["method"],
-            source_sha256=document["source_sha256"],
-            clean_data_sha256=document["clean_data_sha256"],
-            options=document["options"],
-            preprocess=document["preprocess"],
-            corrections=tuple(_unpack(item, arrays) for item in document["corrections"]),
-        )
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError, AttributeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_patch(content, str(path))
+
+
+def parse_patch(content: bytes, name: str) -> Patch:
+    """A patch from the bytes of its file.
+
+    Raises:
+        InputError: They are no safetensors file, or hold no patch of this format.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return _parsed(content)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a patch file written by patcher ({reason})") from error
+        reason = " ".join(reason.split())[:_LONGEST_REASON]
+        raise InputError(f"{name}: not a patch file written by patcher ({reason})") from error
+
+
+def _parsed(content: bytes) -> Patch:
+    from safetensors.numpy import load
+
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    document = json.loads(header.get("__metadata__", {})[_METADATA_KEY])
+    if document["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format version {FORMAT_VERSION} expected, found {document['format_version']!r}")
+    arrays = load(content)
+    return Patch(
+        method=document["method"],
+        source_sha256=document["source_sha256"],
+        clean_data_sha256=document["clean_data_sha256"],
+        options=document["options"],
+        preprocess=document["preprocess"],
+        corrections=tuple(_unpack(item, arrays) for item in document["corrections"]),
+    )
 
 
 def _pack(item: Correction | Part, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -321,7 +232,14 @@ def _pack(item: Correction | Part, prefix: str, arrays: dict[str, NDArray[Any]])
 
 def _unpack(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Correction:
     kind = _CORRECTION_TYPES[entry["type"]]
-    return cast(Correction, kind(**{part.name: _unpacked(entry[part.name], arrays) for part in fields(kind)}))
+    values = {part.name: _unpacked(entry[part.name], arrays) for part in fields(kind)}
+    for part in fields(kind):
+        # Annotations are text: "Array" and "NDArray[Any]" hold arrays, everything else plain values.
+        if ("Array" in str(part.type)) != isinstance(values[part.name], np.ndarray):
+            raise ValueError(f"{entry['type']}.{part.name} is of another kind")
+        if part.type == "str" and not isinstance(values[part.name], str):
+            raise ValueError(f"{entry['type']}.{part.name} is no text")
+    return cast(Correction, kind(**values))
 
 
 def _unpacked(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:

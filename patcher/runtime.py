@@ -9,7 +9,6 @@ Needs onnxruntime and numpy alone, so a service can use it without torch or onnx
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -173,7 +172,9 @@ class GuardedSession:
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if "patcher.method" not in self.metadata:
             raise InputError(f"{path}: a model hardened by patcher expected, found no metadata key patcher.method")
-        if self._is_half():
+        # Whether a second file is needed is seen in the graph: what the metadata says of the form is not asked.
+        own = [item.name for item in self._session.get_outputs()]
+        if {TARGETS_KEY, FLAG_KEY} & set(self.metadata) and FLAG_OUTPUT not in own:
             beside = Path(guard) if guard is not None else path.with_name(path.stem + GUARD_SUFFIX)
             second = create_session(beside, providers=providers, threads=threads)
             key = "patcher.patch_sha256"
@@ -190,13 +191,6 @@ class GuardedSession:
         self._on_flags, self._counter = on_flags, counter
         self._lock = threading.Lock()
         self._counts = {"images": 0, "flagged": 0}
-
-    def _is_half(self) -> bool:
-        """Whether the model needs its guard beside it."""
-        if FLAG_KEY in self.metadata:
-            return bool(json.loads(self.metadata[FLAG_KEY]).get("form") == "two-files")
-        options = json.loads(self.metadata.get("patcher.options", "{}"))
-        return TARGETS_KEY in self.metadata and bool(options.get("branch") == "two-files")
 
     @property
     def counts(self) -> Mapping[str, int]:

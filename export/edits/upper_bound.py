@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from patcher.errors import InputError
 from patcher.export.surgery.constants import check_values, float_type, in_type
 from patcher.export.surgery.surgery import OpenGraph, split_tensor
 from patcher.model.model import Model
 from patcher.patch import UpperBound
+
+# Below 0 a bound would turn such an activation into a constant.
+_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softplus")
 
 
 def add_upper_bound(graph: OpenGraph, model: Model, correction: UpperBound) -> None:
@@ -38,6 +42,8 @@ def add_upper_bound(graph: OpenGraph, model: Model, correction: UpperBound) -> N
     check_values(bound, model, name, "the upper bound")
     elem_type = float_type(model, name)
     before, behind, position = split_tensor(graph, name, "unbounded")
+    if (bound < (0 if before.inputs and before.inputs[0].op in _NEVER_NEGATIVE else -np.finfo(np.float32).max)).any():
+        raise InputError(f"the upper bound of {name!r} is below every value it has; calibrate again")
     if elem_type == onnx.TensorProto.BFLOAT16:
         # Rounded to bfloat16 first: the constant must be a value the tensor can take.
         rounded = in_type(bound, elem_type).astype(np.float32)

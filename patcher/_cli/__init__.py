@@ -16,6 +16,7 @@ import click
 
 from patcher._cli.exit_codes import COULD_NOT_DECIDE, describe
 from patcher._cli.text import printable
+from patcher._cli.watch import watch_commands
 from patcher._version import __version__
 from patcher.errors import PatcherError
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if arguments is None:
+        watch_commands()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Flags may be written with underscores as well; values and file names stay as they are.

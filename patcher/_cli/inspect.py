@@ -12,6 +12,7 @@ from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
 from patcher._cli.options import json_option
 from patcher._cli.output import print_table
+from patcher._cli.watch import time_limit
 
 if TYPE_CHECKING:
     from patcher.graph.site import Site
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @command("inspect")
 @click.argument("model", type=click.Path())
 @json_option
+@time_limit(120)
 def inspect(model: str, as_json: bool) -> int:
     """Show MODEL's input, outputs, sites, and which methods apply and why not."""
     from patcher.commands.inspect import inspect as run

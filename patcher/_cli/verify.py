@@ -22,6 +22,7 @@ from patcher._cli.options import (
     triggered_options,
 )
 from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.watch import time_limit
 
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -39,6 +40,7 @@ _SUMMARY = "GITHUB_STEP_SUMMARY"
 @preprocess_options
 @json_option
 @quiet_option
+@time_limit(1800)
 def verify(
     original: str,
     hardened: str,

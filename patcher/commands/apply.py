@@ -13,6 +13,7 @@ from patcher.data.preprocess import resolve_preprocess
 from patcher.export import apply_guard, apply_patch, check_guard_parity, check_parity, neutral_patch
 from patcher.export.bake import Bake, bake_patch, node_outputs
 from patcher.files import Source, check_output
+from patcher.gate.methods import check_method
 from patcher.measure.scores import as_feed
 from patcher.model.file import write_unchanged
 from patcher.model.model import Model, read_model, write_model
@@ -48,12 +49,13 @@ def apply(
         The hardened model.
 
     Raises:
-        InputError: The patch is for another model, or a file cannot be used.
+        InputError: The patch is for another model or of an unknown method, or a file cannot be used.
         ParityError: The surgery changed more than the patch says; nothing was written.
     """
     check_output(output, model)
     read = read_model(model)
     found = patch if isinstance(patch, Patch) else read_patch(patch)
+    check_method(found)
     baked, feed = bake_patch(read, found, bake), _random_feed(read)
     hardened = baked.model
     neutral, guard = neutral_patch(read, found), apply_guard(read, found)

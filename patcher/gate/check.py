@@ -14,6 +14,7 @@ Interval = tuple[float, float]
 CHECKS: Mapping[str, str] = {
     "interface": "The hardened model has the original's inputs and outputs, in order, its opset and IR version.",
     "operators": "Every operator is of the ONNX standard, so that any runtime can load the model.",
+    "reconstruction": "The original and the corrections in the file, applied again, give the same bytes.",
     "graph": "The graph is the original's plus operators that the method is known to add.",
     "weights": "No weight of the original was changed, unless the method changes weights.",
     "provenance": "The metadata is complete and names the original by its hash.",
@@ -21,6 +22,7 @@ CHECKS: Mapping[str, str] = {
     "clean_images": "There are enough clean images to decide on.",
     "accuracy": "Accuracy on clean images did not fall by more than the policy allows.",
     "agreement": "The hardened model gives clean images the original's class.",
+    "consistency": "An image's answer depends on nothing but the image: not on batch, order, neighbours or run.",
     "probes": "No built-in probe (patch, sinusoid, blend, warp) sends images to one class.",
     "scanned_triggers": "The triggers that a scan estimated no longer reach their targets.",
     "triggered_images": "The given triggered images no longer reach the attacker's class.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.child import run_module
 from patcher.errors import PatcherError
 from patcher.gate.check import Check, decided
 from patcher.gate.subject import Subject
@@ -87,9 +87,9 @@ def peak_memory(proto: onnx.ModelProto, input_name: str, batch: NDArray[Any]) ->
         model, feed = Path(folder) / "model.onnx", Path(folder) / "feed.npy"
         write_model(proto, model)
         np.save(feed, batch, allow_pickle=False)
-        command = [sys.executable, "-m", "patcher.measure.peak_memory", str(model), str(feed), input_name]
-        finished = subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS_FOR_A_RUN)
-    return int(json.loads(finished.stdout)["peak_bytes"])
+        arguments = str(model), str(feed), input_name
+        printed = run_module("patcher.measure.peak_memory", *arguments, seconds=_SECONDS_FOR_A_RUN)
+    return int(json.loads(printed)["peak_bytes"])
 
 
 def _against(limit: float, ratio: float) -> str:

@@ -12,7 +12,7 @@ would act on one of its consumers only.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import onnx
@@ -34,12 +34,14 @@ class Addition:
         tensor: The original's name of the tensor that it alters.
         on_constant: Whether that tensor is a constant.
         node: The node.
+        operand: The other constant; ``None`` where there is not exactly one.
     """
 
     operator: str
     tensor: str
     on_constant: bool
     node: onnx.NodeProto
+    operand: onnx.TensorProto | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,6 @@ class Difference:
         bypassed: Tensors of the hardened graph that are read past their correction.
         outputs: Outputs of the original that are computed in another way.
         lost: Those of them that are no longer computed at all, under any name.
-        untouched: Whether every output of the original is still computed, somewhere, by the original's nodes alone.
     """
 
     additions: list[Addition] = field(default_factory=list)
@@ -77,7 +78,6 @@ class Difference:
     bypassed: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    untouched: bool = True
 
 
 def compare_graphs(original: onnx.ModelProto, hardened: onnx.ModelProto) -> Difference:
@@ -104,19 +104,20 @@ class _Comparison:
     def run(self, hardened: onnx.ModelProto) -> Difference:
         """Walk the hardened graph in its order."""
         names = self._numbers.initial(hardened)
+        self._values = {tensor.name: tensor for tensor in hardened.graph.initializer}
+        self._values |= {node.output[0]: value for node in hardened.graph.node if (value := constant_value(node))}
         if [item.SerializeToString() for item in hardened.functions] != [
             item.SerializeToString() for item in self._original.functions
         ]:
             self._result.unexpected.append("local functions that differ")
-        exact = set(names)
+        additions: set[str] = set()
         for index, node in enumerate(hardened.graph.node):
-            found = self._outputs(node, names, index)
-            if self._is_original(node, names, found) and all(name in exact for name in node.input if name):
-                exact.update(found)
-            names.update(found)
-        whole = {names[name] for name in exact}
-        self._result.untouched = all(self._names[value.name] in whole for value in self._original.graph.output)
+            before = len(self._result.additions)
+            names.update(self._outputs(node, names, index))
+            if len(self._result.additions) > before:
+                additions.update(node.output)
         self._find_bypassed(hardened)
+        self._find_repeated(hardened, names, additions)
         computed = set(names.values())
         for value in self._original.graph.output:
             if names.get(value.name) != self._names[value.name]:
@@ -125,11 +126,16 @@ class _Comparison:
                     self._result.lost.append(value.name)
         return self._result
 
-    def _is_original(self, node: onnx.NodeProto, names: dict[str, int], found: dict[str, int]) -> bool:
-        """Whether a node computes what one of the original does, and was neither a twin nor an addition."""
-        return all(number in self._known for number in found.values()) and (
-            self._numbers.number_node(node, names) == found
-        )
+    def _find_repeated(self, hardened: onnx.ModelProto, names: dict[str, int], additions: set[str]) -> None:
+        """Tensors computed more often than in the original: readers of the second one would miss its correction."""
+        left = Counter(self._names[name] for node in self._original.graph.node for name in node.output if name)
+        for node in hardened.graph.node:
+            for name in node.output:
+                if not name or name in additions or names[name] in self._numbers.constants:
+                    continue
+                left[names[name]] -= 1
+                if names[name] in self._known and left[names[name]] < 0:
+                    self._result.unexpected.append(f"{node.op_type} once more ({name})")
 
     def _outputs(self, node: onnx.NodeProto, names: dict[str, int], index: int) -> dict[str, int]:
         numbered = self._numbers.number_node(node, names)
@@ -141,7 +147,9 @@ class _Comparison:
             self._altered[node.input[source]].add(index)
             number = names[node.input[source]]
             on_constant = number in self._numbers.constants
-            self._result.additions.append(Addition(node.op_type, self._known[number], on_constant, node))
+            others = [name for index, name in enumerate(node.input) if name and index != source]
+            operand = self._values.get(others[0]) if len(others) == 1 else None
+            self._result.additions.append(Addition(node.op_type, self._known[number], on_constant, node, operand))
             return numbered | {node.output[0]: number}
         if not self._numbers.is_constant(node, self._numbers.inputs(node, names)):
             self._result.unexpected.append(f"{node.op_type} ({next((name for name in node.output if name), '')})")
@@ -152,6 +160,10 @@ class _Comparison:
         if len(node.output) != 1 or node.op_type not in _ELEMENTWISE:
             return None
         read = [(index, names.get(name, -1)) for index, name in enumerate(node.input) if name]
+        # What only follows from constants, by nodes, may be anything: values must stand in the file.
+        given = sum(number in self._numbers.types for _, number in read)
+        if given < len(read) - 1:
+            return None
         live = [(index, number) for index, number in read if number not in self._numbers.constants]
         if live:
             return live[0][0] if len(live) == 1 and live[0][1] in self._known else None

@@ -18,6 +18,9 @@ import onnx
 from patcher.model.interface import real_inputs
 
 Key = tuple[Any, ...]
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 
 @dataclass(eq=False)
@@ -84,6 +87,8 @@ class Numbers:
 
     def is_constant(self, node: onnx.NodeProto, numbers: Iterable[int]) -> bool:
         """Whether a node computes the same for every image, as far as its inputs tell."""
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2):
+            return False
         graphs = any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute)
         return not graphs and bool(node.input) and all(number in self.constants for number in numbers)
 

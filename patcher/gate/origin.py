@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
+import re
 import string
 
-from patcher.calibrate import METHODS
-from patcher.errors import PatcherError
-from patcher.export.bake import bake_patch, baked_form
 from patcher.gate.check import Check, decided
+from patcher.gate.methods import changes_of, known_methods
+from patcher.gate.reconstruction import Reconstruction
 from patcher.gate.subject import Subject
-from patcher.model.file import model_sha256
 from patcher.model.provenance import Provenance
 from patcher.patch import patch_sha256
 
-# What each method's patch may hold: a patch of any other content does not explain a changed graph.
-_CORRECTIONS = {
-    "unit": frozenset({"UpperBound"}),
-    "nft": frozenset({"WeightMask", "Bias", "Affine"}),
-    "bna": frozenset({"Affine", "Bias", "Branch", "Normalization", "Realignment"}),
-    "none": frozenset({"Weights"}),
-}
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,63}")
 _DIGITS = frozenset(string.hexdigits.lower())
 
 
@@ -42,36 +35,35 @@ def provenance_check(subject: Subject) -> Check:
     return decided("provenance", not faults, message, details=details)
 
 
-def patch_check(subject: Subject) -> Check:
-    """The patch, applied to the original again, gives the hardened file's bytes."""
+def patch_check(subject: Subject, again: Reconstruction, proof: Check) -> Check:
+    """The patch is the one that the file names, and applied to the original again, it gives the file.
+
+    Args:
+        subject: The two models and the patch.
+        again: What applying it gave.
+        proof: The check ``reconstruction``: whether a rewritten file is as good.
+    """
     patch = subject.given.patch
     if patch is None:
         return Check("patch", "skipped", "no patch file given (--patch)")
     digest = patch_sha256(patch)
     details = {"patch_sha256": digest}
-    if subject.provenance is not None and subject.provenance.patch_sha256 != digest:
-        message = f"the metadata names the patch {subject.provenance.patch_sha256}, the file given is {digest}"
+    found = subject.provenance
+    if found is not None and found.patch_sha256 != digest:
+        message = f"the metadata names the patch {found.patch_sha256[:64]}, the file given is {digest}"
         return decided("patch", False, message, details=details)
-    made = {type(item).__name__ for item in patch.corrections}
-    # A method of another package may make any correction: what it made is in the patch, and the bytes decide.
-    foreign = sorted(made - _CORRECTIONS.get(patch.method, made if patch.method in METHODS else frozenset()))
-    if foreign:
-        message = f"the patch holds corrections that method {patch.method[:40]!r} does not make: {', '.join(foreign)}"
+    if found is not None and found.method != patch.method:
+        message = f"the metadata names method {found.method[:40]!r}, the patch is of method {patch.method!r}"
         return decided("patch", False, message, details=details)
-    try:
-        # Whether bounds are folded is not in the patch: the file says it, and the bytes decide.
-        again = bake_patch(subject.prepared.model, patch, baked_form(subject.hardened.proto)).model
-    except PatcherError as error:
-        return decided("patch", False, f"the patch cannot be applied to the original: {error}", details=details)
-    sha256 = model_sha256(again)
-    same = again == subject.hardened.proto if sha256 is None else sha256 == subject.hardened.sha256
-    if same:
+    if again.identical:
         return decided("patch", True, "applied again, it gives the hardened file byte for byte", details=details)
+    if proof.status == "pass":
+        return decided("patch", True, "applied again, it computes what the hardened file does", details=details)
     from patcher._version import __version__
 
-    message = "applied again, it gives another file"
-    if subject.provenance is not None and subject.provenance.version != __version__:
-        message += f"; the file was made by patcher {subject.provenance.version}, this is {__version__}"
+    message = again.reason
+    if found is not None and found.version != __version__:
+        message += f"; the file was made by patcher {found.version[:20]}, this is {__version__}"
     return decided("patch", False, message, details=details)
 
 
@@ -80,8 +72,10 @@ def _faults(found: Provenance, subject: Subject) -> list[str]:
     faults = []
     if found.source_sha256 != model.sha256:
         faults.append(f"it was made from the model {found.source_sha256[:64]!r}, the original given is {model.sha256}")
-    if found.method not in METHODS:
-        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(METHODS)}")
+    if changes_of(found.method) is None:
+        faults.append(f"method {found.method[:40]!r} is not one of {', '.join(known_methods())}")
+    if not _VERSION.fullmatch(found.version):
+        faults.append(f"patcher.version is no version: {found.version[:40]!r}")
     for name in ("patch_sha256", "clean_data_sha256"):
         value = getattr(found, name)
         if len(value) != 64 or not set(value) <= _DIGITS:

@@ -52,6 +52,14 @@ class Probes:
 
 
 @dataclass(frozen=True)
+class Accept:
+    """Files that cannot be proven byte for byte."""
+
+    rewritten: bool = _threshold(False, "files that a later tool rewrote: the same data flow is enough")
+    weights: bool = _threshold(False, "other values of weights (method none) without the patch that made them")
+
+
+@dataclass(frozen=True)
 class Suppression:
     """A failed check that somebody answers for, until a day, for one file.
 
@@ -79,12 +87,14 @@ class Policy:
     Attributes:
         thresholds: Limits of the checks.
         probes: Size of the search for triggers.
+        accept: Files that cannot be proven byte for byte.
         require: Checks that must have run: one that is skipped for want of a flag then fails.
         suppressions: Failures that are accepted.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
     probes: Probes = field(default_factory=Probes)
+    accept: Accept = field(default_factory=Accept)
     require: tuple[str, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
 
@@ -93,6 +103,7 @@ class Policy:
         return {
             "thresholds": asdict(self.thresholds),
             "probes": asdict(self.probes),
+            "accept": asdict(self.accept),
             "require": list(self.require),
             "suppressions": [item.as_json() for item in self.suppressions],
         }
@@ -135,11 +146,11 @@ def default_policy_text() -> str:
         "# Checks that must have run: skipped for want of a flag (--triggers, --triggered, --patch), they fail.",
         'require = []  # e.g. ["patch", "scanned_triggers"]',
     ]
-    for title, kind in (("thresholds", Thresholds), ("probes", Probes)):
+    for title, kind in (("thresholds", Thresholds), ("probes", Probes), ("accept", Accept)):
         lines += ["", f"[{title}]"]
-        width = max(len(f"{part.name} = {part.default}") for part in fields(kind))
+        width = max(len(f"{part.name} = {_toml(part.default)}") for part in fields(kind))
         for part in fields(kind):
-            lines.append(f"{f'{part.name} = {part.default}':{width}}  # {part.metadata['help']}")
+            lines.append(f"{f'{part.name} = {_toml(part.default)}':{width}}  # {part.metadata['help']}")
     lines += [
         "",
         "# A failure that is accepted: for one file, until a day. From the next day on it fails again.",
@@ -163,9 +174,23 @@ def _policy(table: Mapping[str, Any], where: str, checks: tuple[str, ...]) -> Po
     return Policy(
         thresholds=_numbers(Thresholds, table.get("thresholds", {}), f"{where}: [thresholds]"),
         probes=_numbers(Probes, table.get("probes", {}), f"{where}: [probes]"),
+        accept=_switches(Accept, table.get("accept", {}), f"{where}: [accept]"),
         require=tuple(require),
         suppressions=tuple(_suppression(entry, f"{where}: [[suppressions]]", checks) for entry in entries),
     )
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _switches(kind: type[Any], table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: a table expected, found {table!r}")
+    _known_keys(table, {part.name for part in fields(kind)}, where)
+    if wrong := sorted(name for name, value in table.items() if not isinstance(value, bool)):
+        raise InputError(f"{where}: {wrong[0]}: true or false expected, found {table[wrong[0]]!r}")
+    return kind(**table)
 
 
 def _numbers(kind: type[Any], table: Any, where: str) -> Any:

@@ -6,9 +6,11 @@ from __future__ import annotations
 from patcher.gate.accuracy import accuracy_check, agreement_check, clean_images_check
 from patcher.gate.alarms import alarm_checks
 from patcher.gate.check import CHECKS, Check
+from patcher.gate.consistency import consistency_check
 from patcher.gate.cost import cost_checks
 from patcher.gate.interface import interface_check, operators_check
 from patcher.gate.origin import patch_check, provenance_check
+from patcher.gate.reconstruction import reconstruct, reconstruction_check
 from patcher.gate.structure import structure_checks
 from patcher.gate.subject import Subject
 from patcher.gate.triggers import Picture, probes_check, scanned_check, triggered_check
@@ -24,11 +26,15 @@ def run_checks(subject: Subject, progress: Progress) -> tuple[list[Check], list[
         found.extend(checks)
         progress("checks", len(found), len(CHECKS) - 1)
 
-    add(interface_check(subject), operators_check(subject))
-    patched = patch_check(subject)
-    add(*structure_checks(subject, patched))
-    add(provenance_check(subject), patched)
+    interface = interface_check(subject)
+    add(interface, operators_check(subject))
+    again = reconstruct(subject)
+    structure = structure_checks(subject, again)
+    proof = reconstruction_check(subject, again, [interface, *structure])
+    add(proof, *structure)
+    add(provenance_check(subject), patch_check(subject, again, proof))
     add(clean_images_check(subject), accuracy_check(subject), agreement_check(subject))
+    add(consistency_check(subject))
     for part in (probes_check, scanned_check, triggered_check):
         check, shown = part(subject)
         add(check)

@@ -1,102 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the graph the original's plus what the method is known to add, at the places where it adds it?
 
-    unit    Min, Clip, Cast between floats                     behind sites
-    nft     Mul, Cast; with a centred mask Add too             on weights, behind sites
-    bna     Mul, Add, Cast; BatchNormalization statistics      behind sites
-            a second pass that ends in the outputs             behind the original's scores
-    none    nothing; other values of weights
-
-The method is the one that the metadata names: saying another changes what is allowed, never what is measured.
-A form that rewrites the graph itself (corrections folded into weights) cannot be told from tampering by its
-structure; there the patch file explains it: applied again, it gives the same bytes.
+`patcher.gate.methods` says what that is. A form that rewrites the graph itself (corrections folded into weights)
+cannot be told from tampering by its structure; there the patch file explains it: applied again, it gives the same
+bytes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from patcher.errors import UnsupportedGraphError
 from patcher.gate.check import Check, decided
 from patcher.gate.difference import Addition, ChangedWeight, Difference, compare_graphs
+from patcher.gate.methods import Changes, changes_of
+from patcher.gate.reconstruction import Reconstruction
 from patcher.gate.subject import Subject
 from patcher.graph.sites import find_sites
 
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+_DETOUR = (onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16)
 _STATISTICS = (3, 4)
 _SHOWN = 5
 _LISTED_IN_FULL = 100
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What a method may change.
-
-    Attributes:
-        operators: Operators it may put behind a site.
-        on_weights: Operators it may put on a weight.
-        weights: Whether it may change the values of weights.
-        statistics: Whether it may change BatchNormalization statistics.
-        second_pass: Whether further nodes may compute the outputs, as long as the original is untouched among them.
-        always_adds: Whether a result without additions cannot come from it.
-    """
-
-    operators: frozenset[str] = frozenset()
-    on_weights: frozenset[str] = frozenset()
-    weights: bool = False
-    statistics: bool = False
-    second_pass: bool = False
-    always_adds: bool = False
-
-
-ALLOWED: Mapping[str, Allowed] = {
-    "unit": Allowed(operators=frozenset({"Min", "Clip", "Cast"}), always_adds=True),
-    "nft": Allowed(operators=frozenset({"Mul", "Add", "Cast"}), on_weights=frozenset({"Mul", "Add", "Cast"})),
-    "bna": Allowed(operators=frozenset({"Mul", "Add", "Cast"}), statistics=True, second_pass=True),
-    "none": Allowed(weights=True),
-}
-_NOTHING = Allowed()
-
-
-def structure_checks(subject: Subject, patch: Check) -> list[Check]:
+def structure_checks(subject: Subject, again: Reconstruction) -> list[Check]:
     """The checks ``graph`` and ``weights``.
 
     Args:
         subject: The two models.
-        patch: Outcome of the check ``patch``.
+        again: The file made again: where it is the same, nothing is left to compare; where a patch file was
+            given, the rewritten file is compared with what that makes.
     """
     method = subject.provenance.method if subject.provenance else ""
-    allowed = ALLOWED.get(method, _NOTHING)
-    difference = compare_graphs(subject.prepared.model.proto, subject.hardened.proto)
-    found = [_graph_check(subject, difference, allowed, method), _weights_check(difference, allowed)]
-    return [_explained(check, patch) if check.failed else check for check in found]
+    if again.identical:
+        return _identical(subject, again, method)
+    given = again.model if subject.given.patch is not None else None
+    allowed = (changes_of(method) if given is None else None) or Changes()
+    reference = given if given is not None else subject.prepared.model.proto
+    difference = compare_graphs(reference, subject.hardened.proto)
+    name = method if given is None else "the patch"
+    return [_graph_check(subject, difference, allowed, name), _weights_check(difference, allowed)]
 
 
-def _explained(check: Check, patch: Check) -> Check:
-    if patch.status == "pass":
-        return replace(check, status="pass", message=f"explained by the patch file: {check.message}")
-    if patch.status == "skipped":
-        return replace(check, message=f"{check.message} (a form that folds corrections into weights needs --patch)")
-    return check
+def _identical(subject: Subject, again: Reconstruction, method: str) -> list[Check]:
+    graphs = subject.hardened.proto.graph, subject.prepared.model.proto.graph
+    after, before = (Counter(node.op_type for node in graph.node) for graph in graphs)
+    operators = after - before
+    values = [str(getattr(item, "initializer", "")) for item in again.corrections]
+    details = {"method": method, "added": dict(sorted(operators.items())), "unexpected": 0, "at_fault": []}
+    details["tensors"] = sorted({str(getattr(item, "tensor", "")) for item in again.corrections} - {""})
+    return [
+        decided("graph", True, "the original and its corrections, byte for byte", details=details),
+        decided(
+            "weights",
+            True,
+            "every value is the original's or a correction's",
+            details={"changed": sorted({name for name in values if name})},
+        ),
+    ]
 
 
-def _graph_check(subject: Subject, difference: Difference, allowed: Allowed, method: str) -> Check:
-    if allowed.second_pass and difference.untouched and difference.outputs:
-        count = len(difference.unexpected) + len(difference.additions)
-        details = {"method": method, "added": {}, "tensors": [], "unexpected": 0, "at_fault": []}
-        return decided("graph", True, f"the original untouched, and {count} nodes of a second pass", details=details)
-    known = method if method in ALLOWED else "no known method"
+def _graph_check(subject: Subject, difference: Difference, allowed: Changes, method: str) -> Check:
+    known = method if changes_of(method) or method == "the patch" else "no known method"
     sites = _sites(subject)
-    misplaced = [item for item in difference.additions if not _fits(item, allowed, sites)]
+    misplaced = [item for item in difference.additions if not _fits(item, allowed, sites, subject)]
     wrong = [f"{item.operator} behind {item.tensor!r}" for item in misplaced]
     faults = []
     if wrong:
@@ -107,6 +78,9 @@ def _graph_check(subject: Subject, difference: Difference, allowed: Allowed, met
         faults.append(f"corrected tensors that are also read uncorrected: {_listed(difference.bypassed)}")
     if difference.outputs:
         faults.append(f"outputs that are computed in another way: {_listed(difference.outputs)}")
+    protos = subject.prepared.model.proto, subject.hardened.proto
+    if len({tuple(item.SerializeToString() for item in proto.training_info) for proto in protos}) > 1:
+        faults.append("an algorithm for training runtimes")
     if allowed.always_adds and not difference.additions:
         faults.append(f"the metadata names method {method}, but the graph holds none of its corrections")
     operators = Counter(item.operator for item in difference.additions)
@@ -121,9 +95,7 @@ def _graph_check(subject: Subject, difference: Difference, allowed: Allowed, met
     return decided("graph", not faults, "; ".join(faults) or f"the original and {text} added", details=details)
 
 
-def _weights_check(difference: Difference, allowed: Allowed) -> Check:
-    if allowed.second_pass and difference.untouched:
-        return decided("weights", True, "no weight of the first pass changed", details={"changed": []})
+def _weights_check(difference: Difference, allowed: Changes) -> Check:
     wrong = [item for item in difference.changed if not _may_change(item, allowed)]
     names = sorted({item.name for item in difference.changed})
     details = {"changed": names}
@@ -143,17 +115,29 @@ def _sites(subject: Subject) -> frozenset[str]:
         return frozenset()
 
 
-def _fits(item: Addition, allowed: Allowed, sites: frozenset[str]) -> bool:
-    if item.operator == "Cast" and "Cast" in allowed.operators:
-        return any(entry.name == "to" and entry.i in _FLOATS for entry in item.node.attribute)
+def _fits(item: Addition, allowed: Changes, sites: frozenset[str], subject: Subject) -> bool:
+    if item.operator == "Cast":
+        # The detour of bfloat16 through float32, which is exact; any other would lose values.
+        narrow = subject.prepared.model.elem_types.get(item.tensor) == onnx.TensorProto.BFLOAT16
+        return narrow and any(entry.name == "to" and entry.i in _DETOUR for entry in item.node.attribute)
     if item.operator == "Clip" and item.node.input[1:2] not in ([], [""]):
         return False
-    if item.on_constant:
-        return item.operator in allowed.on_weights
-    return item.operator in allowed.operators and item.tensor in sites
+    if not item.on_constant:
+        return item.operator in allowed.operators and item.tensor in sites
+    if item.operator == "Add":
+        # A shift belongs on a bias; a sum on a weight could be any weight.
+        return "Add" in allowed.on_weights and len(subject.prepared.model.shapes.get(item.tensor, ())) == 1
+    return item.operator in allowed.on_weights and item.operand is not None and _is_mask(item.operand)
 
 
-def _may_change(item: ChangedWeight, allowed: Allowed) -> bool:
+def _is_mask(tensor: onnx.TensorProto) -> bool:
+    """Whether a factor on a weight is one value from 0 to 1 a channel."""
+    values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    axes = sum(length != 1 for length in values.shape)
+    return axes <= 1 and bool(np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all())
+
+
+def _may_change(item: ChangedWeight, allowed: Changes) -> bool:
     statistics = item.operator == "BatchNormalization" and item.position in _STATISTICS
     return allowed.weights or (allowed.statistics and statistics)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from patcher.settings import Settings
 from patcher.steps.prepare import Prepared
 from patcher.triggers.trigger import Trigger
 from patcher.triggers.triggered import Triggered
+from patcher.two_files import FLAG_KEY, GUARD_SUFFIX, TARGETS_KEY, TwoFileSession
 
 if TYPE_CHECKING:
     import onnx
@@ -48,6 +49,7 @@ class Hardened:
         refusal: Why its operators are not of the standard; empty where they are.
         session: The model in ONNX Runtime; ``None`` where it does not load.
         failure: Why it does not load.
+        guard: The second file of a ``two-files`` branch; ``None`` where the model needs none, or it is missing.
     """
 
     path: Path
@@ -56,11 +58,18 @@ class Hardened:
     refusal: str
     session: onnxruntime.InferenceSession | None
     failure: str = ""
+    guard: onnx.ModelProto | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the graph's outputs."""
-        return tuple(value.name for value in self.proto.graph.output)
+        """Names of what it answers with, the flag of a second file included."""
+        names = tuple(value.name for value in self.proto.graph.output)
+        return names if self.guard is None else (*names, FLAG)
+
+    @property
+    def guard_path(self) -> Path:
+        """Where a service looks for the second file."""
+        return self.path.with_name(self.path.stem + GUARD_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -175,9 +184,29 @@ def _checked(path: Path, proto: onnx.ModelProto, sha256: str, settings: Settings
             refusal = str(error)
         infer_types(proto, str(path))
         try:
-            return Hardened(path, proto, sha256, refusal, create_session(source, providers=settings.providers))
+            session = create_session(source, providers=settings.providers)
         except InputError as error:
             return Hardened(path, proto, sha256, refusal, None, str(error))
+    plain = Hardened(path, proto, sha256, refusal, session)
+    return _with_guard(plain, settings) if _needs_guard(proto) else plain
+
+
+def _needs_guard(proto: onnx.ModelProto) -> bool:
+    """Whether a service would put a second file behind this one (`patcher.runtime.GuardedSession`)."""
+    second = any(entry.key in (TARGETS_KEY, FLAG_KEY) for entry in proto.metadata_props)
+    return second and all(value.name != FLAG for value in proto.graph.output)
+
+
+def _with_guard(plain: Hardened, settings: Settings) -> Hardened:
+    """Measure what a service would run: both files."""
+    try:
+        guard, _ = load_file(plain.guard_path)
+        with loadable(guard) as source:
+            check_structure(guard, source, str(plain.guard_path))
+            second = create_session(source, providers=settings.providers)
+        return replace(plain, guard=guard, session=TwoFileSession(plain.session, second))
+    except (InputError, UnsupportedGraphError, UnicodeDecodeError, ValueError) as error:
+        return replace(plain, session=None, failure=f"its second file cannot be used: {one_line(error)}")
 
 
 def examine(prepared: Prepared, hardened: Hardened, given: Given, policy: Policy, settings: Settings) -> Subject:

@@ -7,6 +7,7 @@ also run once in ONNX Runtime, on zeros.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,9 @@ def _standard_opset(proto: onnx.ModelProto, name: str) -> int:
 
 def _refuse_custom_operators(proto: onnx.ModelProto, name: str) -> None:
     functions = {(function.domain, function.name) for function in proto.functions}
-    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
     custom = {
         f"{node.domain}:{node.op_type}"
-        for body in bodies
-        for node in walk(body)
+        for node in all_nodes(proto)
         if node.domain not in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions
     }
     if custom:
@@ -173,6 +172,12 @@ def _refuse_custom_operators(proto: onnx.ModelProto, name: str) -> None:
             f"{name}: operators outside of the ONNX standard: {', '.join(sorted(custom))}; "
             "export the model before any runtime-specific optimisation"
         )
+
+
+def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model, in subgraphs and functions too."""
+    for body in (proto.graph.node, *(function.node for function in proto.functions)):
+        yield from walk(body)
 
 
 def _refuse_nan(proto: onnx.ModelProto, name: str) -> None:

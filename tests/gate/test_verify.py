@@ -46,11 +46,11 @@ def test_the_unhardened_sample_fails_on_its_backdoor(digits: Pair, samples: Path
 @pytest.mark.parametrize(
     ("tamper", "expected"),
     [
-        (tampering.bounds_removed, {"probes", "graph"}),
-        (tampering.one_weight_changed, {"weights"}),
-        (tampering.output_inserted_first, {"interface", "graph"}),
-        (tampering.labels_swapped, {"accuracy", "agreement", "weights"}),
-        (tampering.source_forged, {"provenance"}),
+        (tampering.bounds_removed, {"probes", "graph", "reconstruction"}),
+        (tampering.one_weight_changed, {"weights", "reconstruction"}),
+        (tampering.output_inserted_first, {"interface", "graph", "reconstruction"}),
+        (tampering.labels_swapped, {"accuracy", "agreement", "weights", "reconstruction"}),
+        (tampering.source_forged, {"provenance", "reconstruction"}),
     ],
 )
 def test_tampering_fails_on_the_right_check(digits: Pair, tmp_path: Path, tamper: Tamper, expected: set[str]) -> None:

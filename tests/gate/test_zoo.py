@@ -45,7 +45,7 @@ def test_unhardened_models_fail_on_the_probes(shared: Path, tmp_path: Path, name
 def test_a_clean_model_passes_the_probes(shared: Path, tmp_path: Path) -> None:
     original = shared / "zoo" / "clean_r18.onnx"
     pair = Pair(original, original, original, shared / "cifar10" / "clean")
-    assert failures(pair, original, tmp_path, **SOME) - UNTIMED == {"provenance"}
+    assert failures(pair, original, tmp_path, **SOME) - UNTIMED == {"provenance", "reconstruction"}
 
 
 @pytest.mark.parametrize(

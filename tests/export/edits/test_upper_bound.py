@@ -13,7 +13,7 @@ from patcher.errors import InputError, UnsupportedGraphError
 from patcher.export import apply_patch, check_parity, neutral_patch
 from patcher.graph.sites import find_sites
 from patcher.model.model import read_model
-from patcher.patch import Patch, UpperBound
+from patcher.patch import Affine, Patch, UpperBound
 from patcher.runtime import create_session
 from tests.tiny_models import RESIDUAL_SHAPES, build, images, node, residual_model, residual_nodes, weights_of
 
@@ -139,10 +139,16 @@ def test_corrections_on_one_tensor_follow_each_other():
     patch = Patch(
         "unit",
         model.sha256,
-        (UpperBound("r1", np.array(0.5, np.float32)), UpperBound("r1", CHANNEL.astype(np.float32))),
+        (Affine("r1", *np.float32([[[[[2.0]]]], [[[[0.1]]]]])), UpperBound("r1", CHANNEL.astype(np.float32))),
     )
-    found = _run(apply_patch(model, patch), {"image": images()}, ["r1"])["r1"]
-    assert (found <= np.minimum(0.5, CHANNEL.astype(np.float32))).all()
+    before, found = (_run(item, {"image": images()}, ["r1"])["r1"] for item in (model.proto, apply_patch(model, patch)))
+    assert np.allclose(found, np.minimum(2 * before + 0.1, CHANNEL.astype(np.float32)))
+
+
+def test_two_bounds_of_one_tensor_are_no_patch():
+    bound = UpperBound("r1", CHANNEL.astype(np.float32))
+    with pytest.raises(ValueError, match="two corrections"):
+        Patch("unit", "", (bound, bound))
 
 
 def test_a_hardened_model_can_be_hardened_again():

@@ -188,7 +188,6 @@ ELEMENT = np.full((1, 6, 8, 8), 0.5)
     [
         (ELEMENT + np.random.default_rng(0).random((1, 6, 8, 8)), "element"),
         (np.full((1, 6, 1, 1), np.inf), "infinite"),
-        (np.full((1, 6, 1, 1), -0.5), "negative"),
     ],
 )
 def test_bounds_that_keep_their_node(bound, reason):

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of our own: the code that is installed, whatever lies in the working directory or the environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# What a process needs to find its files and to run as fast as its parent; PYTHON* and LD_* are not among it.
+_KEPT = ("HOME", "LANG", "LC_ALL", "OMP_NUM_THREADS", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "TZ")
+# Behind what isolated mode finds: the folders that this process got its own packages from.
+_START = (
+    "import runpy, sys; sys.path += sys.argv.pop(1).split(chr(10)); "
+    "runpy.run_module(sys.argv.pop(1), None, '__main__', alter_sys=True)"
+)
+_PACKAGES = ("patcher", "numpy", "onnxruntime")
+
+
+def run_module(module: str, *arguments: str, seconds: float) -> bytes:
+    """Run one of this package's modules in a Python process of its own.
+
+    Isolated mode (``-I``) leaves out the working directory, ``PYTHON*`` variables and the user's site folder.
+
+    Args:
+        module: Full name of the module.
+        arguments: What it gets as ``sys.argv[1:]``.
+        seconds: When it is ended.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        OSError: The process cannot be started.
+        subprocess.SubprocessError: It fails or takes too long.
+    """
+    folders = dict.fromkeys(folder for name in _PACKAGES if (folder := _folder(name)))
+    command = [sys.executable, "-I", "-c", _START, "\n".join(folders), module, *arguments]
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    finished = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=seconds,
+        env=environment,
+        cwd=Path(__file__).resolve().parent,
+    )
+    return finished.stdout
+
+
+def _folder(package: str) -> str:
+    """Absolute path of the folder that holds a package."""
+    found = importlib.util.find_spec(package)
+    return str(Path(found.origin).resolve().parent.parent) if found is not None and found.origin else ""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.picture import refuse_special_files
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
@@ -66,7 +67,9 @@ def read_folder(
     Raises:
         InputError: No pictures, pictures of different sizes, or folders that do not fit the classes.
     """
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    refuse_special_files(entries)
+    folders = [entry for entry in entries if entry.is_dir()]
     if folders:
         names, label_of = _label_folders(folder, [entry.name for entry in folders], num_classes, class_names)
         files = [(path, label_of[entry.name]) for entry in folders for path in _pictures_in(entry)]
@@ -206,7 +209,9 @@ def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixe
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Files of one class folder in sorted order; a file with another ending is refused, not skipped."""
-    files = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    refuse_special_files(entries)
+    files = [entry for entry in entries if entry.is_file()]
     for file in files:
         if file.suffix.lower() not in PICTURE_SUFFIXES:
             raise InputError(f"{file}: not a picture; expected {', '.join(sorted(PICTURE_SUFFIXES))}; remove it")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.picture import as_shown
 from patcher.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Preprocess:
 
         try:
             with Image.open(path) as file:
-                picture = self._resized(file.convert(_MODES[self.channels]))
+                picture = self._resized(as_shown(file, _MODES[self.channels]))
         except (
             UnidentifiedImageError,
             OSError,

@@ -8,7 +8,6 @@ Needs onnxruntime and numpy alone, so a service can use it without torch or onnx
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
+from patcher.served import check_hash, input_limits
 from patcher.two_files import (
     FLAG_KEY,
     FLAG_OUTPUT,
@@ -152,6 +152,8 @@ class GuardedSession:
 
     Raises:
         InputError: A file is missing, was not hardened by this project, or has another hash.
+
+    It never fails open: inputs that no picture gives, and scores that are no numbers, are errors.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class GuardedSession:
         counter: Any = None,
     ) -> None:
         path = Path(model)
-        _check_hash(path, sha256)
+        check_hash(path, sha256)
         self._session = create_session(path, providers=providers, threads=threads)
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if "patcher.method" not in self.metadata:
@@ -188,6 +190,7 @@ class GuardedSession:
         self._flagged = self._scored or TARGETS_KEY in self.metadata
         self._batch = self.input.shape[0] if isinstance(self.input.shape[0], int) else None
         self._max_batch = self._batch or max_batch
+        self._limits = input_limits(self.metadata)
         self._on_flags, self._counter = on_flags, counter
         self._lock = threading.Lock()
         self._counts = {"images": 0, "flagged": 0}
@@ -205,8 +208,13 @@ class GuardedSession:
             inputs: ``(N, ...)`` as the model takes them: its layout, element type and preprocessing.
 
         Raises:
-            InputError: ONNX Runtime refuses the shape or type.
+            InputError: ONNX Runtime refuses the shape or type, a value is none that a picture gives, or a score is
+                no number.
         """
+        low, high = self._limits
+        # Not (a < b): NaN is on neither side.
+        if inputs.size and not (inputs.min() >= low and inputs.max() <= high):
+            raise InputError(f"values from {low:g} to {high:g} expected, as preprocessed pictures have; found others")
         parts = [self._run(inputs[start : start + self._max_batch]) for start in range(0, len(inputs), self._max_batch)]
         if not parts:
             raise InputError("at least one image expected, found none")
@@ -225,9 +233,11 @@ class GuardedSession:
             )
         except runtime_errors() as error:
             raise InputError(f"the model does not take this batch: {one_line(error)}") from error
-        scores = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
+        flat = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
+        if not np.isfinite(flat).all():
+            raise InputError("the model gives scores that are no finite numbers for this batch")
         flags = values.get(FLAG_OUTPUT, np.zeros(len(filled), bool))[:count]
-        return scores, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]
+        return flat, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]
 
     def _count(self, images: int, flagged: int) -> None:
         with self._lock:
@@ -238,13 +248,8 @@ class GuardedSession:
         if flagged and self._counter is not None:
             self._counter.inc(flagged)
 
-
-def _check_hash(path: Path, expected: str | None) -> None:
-    if not path.is_file():
-        raise InputError(f"model not found: {path}")
-    if expected is None:
-        return
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
-        raise InputError(f"{path}: sha256 {expected} expected, found {found}; this is not the model that was reviewed")
+        flat = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
+        if not np.isfinite(flat).all():
+            raise InputError("the model gives scores that are no finite numbers for this batch")
+        flags = values.get(FLAG_OUTPUT, np.zeros(len(filled), bool))[:count]
+        return flat, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]

@@ -7,16 +7,19 @@
     GET  /metrics    images answered and images flagged so far
     GET  /healthz    200 when the model is loaded
 
-Bodies that are no such array are answered with 4xx and never reach the model. PATCHER_MODEL_SHA256 makes the
-service refuse any other file than the one that was reviewed. Needs fastapi, uvicorn, onnxruntime and numpy.
+Bodies that are no such array, and values that no picture has, are answered with 4xx; the service never fails open.
+A body must be complete in 10 seconds, and 16 may wait at a time: further ones get 503. PATCHER_MODEL_SHA256 makes
+the service refuse any other file than the one that was reviewed. Needs fastapi, uvicorn, onnxruntime and numpy.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import math
 import os
+import tokenize
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,12 +28,30 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from patcher.errors import InputError
 from patcher.runtime import GuardedSession
 
 MAX_IMAGES = 64
 MAX_BYTES = 8 * 2**20
+MAX_WAITING = 16
+SECONDS_FOR_A_BODY = 10.0
+# What NumPy raises for a header that is none: it parses it as Python.
+_NO_ARRAY = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    AttributeError,
+    KeyError,
+    IndexError,
+)
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -53,10 +74,12 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.waiting = asyncio.Semaphore(MAX_WAITING)
         app.state.session = GuardedSession(model, sha256=sha256, threads=1, on_flags=_warn)
         yield
 
     app = FastAPI(title="guarded classifier", lifespan=lifespan)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BYTES)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -69,14 +92,17 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
     @app.post("/classify")
     async def classify(request: Request) -> dict[str, Any]:
         session: GuardedSession = app.state.session
-        inputs = read_array(await read_body(request), session)
-        try:
-            answers = await run_in_threadpool(session.classify, inputs)
-        except InputError as error:
-            raise HTTPException(422, str(error)) from error
+        if app.state.waiting.locked():
+            raise HTTPException(503, "busy", {"Retry-After": "1"})
+        async with app.state.waiting:
+            inputs = read_array(await read_body(request), session)
+            try:
+                answers = await run_in_threadpool(session.classify, inputs)
+            except InputError as error:
+                raise HTTPException(422, str(error)) from error
         return {
             "labels": answers.labels.tolist(),
-            "scores": np.nan_to_num(answers.scores).tolist(),
+            "scores": answers.scores.tolist(),
             "trigger_detected": answers.flags.tolist(),
         }
 
@@ -84,17 +110,16 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, read no further than the limit.
+    """The body, no larger than the middleware lets through, and complete in time.
 
     Raises:
-        HTTPException: 413, it is too large.
+        HTTPException: 408, it is not.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise HTTPException(413, f"at most {MAX_BYTES} bytes expected")
-    return bytes(body)
+    try:
+        async with asyncio.timeout(SECONDS_FOR_A_BODY):
+            return await request.body()
+    except TimeoutError as error:
+        raise HTTPException(408, f"the whole body expected within {SECONDS_FOR_A_BODY:g} s") from error
 
 
 def read_array(body: bytes, session: GuardedSession) -> NDArray[Any]:
@@ -114,7 +139,7 @@ def read_array(body: bytes, session: GuardedSession) -> NDArray[Any]:
             raise ValueError("the header does not fit the body")
         stream.seek(0)
         array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError) as error:
+    except _NO_ARRAY as error:
         raise HTTPException(400, "the body must be one .npy array of numbers") from error
     expected = [side if isinstance(side, int) else None for side in session.input.shape[1:]]
     fits = array.ndim == len(expected) + 1 and all(

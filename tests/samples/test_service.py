@@ -7,6 +7,7 @@ import importlib.util
 import io
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def address(model: Path, samples: Path) -> Iterator[str]:
     assert spec is not None
     assert spec.loader is not None
     service = importlib.util.module_from_spec(spec)
+    sys.modules["service_under_test"] = service
     spec.loader.exec_module(service)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -69,6 +71,30 @@ def body(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
+
+
+def header(text: str) -> bytes:
+    """A body with this header and no array."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+HEADERS = [
+    "",
+    "{",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1,",
+    "{'descr': ",
+    "'" * 3,
+    "(" * 300,
+    "[" * 5000,
+    "{'descr': 7, 'fortran_order': False, 'shape': (1,)}",
+    "{'descr': [('a',)], 'fortran_order': False, 'shape': (1,)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (10**20,)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': ('a',)}",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+    "{1: 2}",
+    "\x00\x1b[2J",
+]
 
 
 def images(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -117,12 +143,35 @@ def test_clean_and_triggered_images_under_concurrent_load(address: str, model: P
         (body(np.zeros((65, 1, 8, 8), np.float32)), 422),
         (body(np.zeros((1, 1, 8, 8), np.float64)), 422),
         (body(np.full((1, 1, 8, 8), np.nan, np.float32)), 422),
+        (body(np.full((1, 1, 8, 8), 3e38, np.float32)), 422),
+        (body(np.full((1, 1, 8, 8), -0.2, np.float32)), 422),
+        (body(np.full((1, 1, 8, 8), np.inf, np.float32)), 422),
+        *[(header(text), 400) for text in HEADERS],
         (b"x" * (8 * 2**20 + 1), 413),
     ],
 )
 def test_malformed_bodies_are_refused_and_the_service_lives_on(address: str, content: bytes, status: int) -> None:
     assert httpx.post(f"{address}/classify", content=content, timeout=30).status_code == status
     assert httpx.get(f"{address}/healthz").json()["status"] == "ok"
+
+
+def test_a_stalled_body_is_given_up(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that never come to an end hold no place for long, and others are told so."""
+    service = sys.modules["service_under_test"]
+    monkeypatch.setattr(service, "SECONDS_FOR_A_BODY", 2.0)
+    host, port = address.removeprefix("http://").split(":")
+    head = f"POST /classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\nx".encode()
+    stalled = [socket.create_connection((host, int(port)), 30) for _ in range(service.MAX_WAITING)]
+    for connection in stalled:
+        connection.sendall(head)
+    time.sleep(0.5)
+    sound = body(np.zeros((1, 1, 8, 8), np.float32))
+    assert httpx.post(f"{address}/classify", content=sound, timeout=30).status_code == 503
+    answers = [connection.recv(200) for connection in stalled]
+    assert all(b" 408 " in answer for answer in answers)
+    assert httpx.post(f"{address}/classify", content=sound, timeout=30).status_code == 200
+    for connection in stalled:
+        connection.close()
 
 
 def test_a_pickle_is_never_loaded(address: str) -> None:

@@ -44,7 +44,7 @@ def estimated_triggers(
     try:
         document = json.loads(Path(scan).read_text(encoding="utf-8"))
         verdict, scanned = str(document["verdict"]), str(document["model"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"--scan: {scan}: a scan.json written by 'patcher scan' expected") from None
     if scanned != model.sha256:
         raise InputError(

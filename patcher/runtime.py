@@ -247,9 +247,3 @@ class GuardedSession:
             self._on_flags(flagged)
         if flagged and self._counter is not None:
             self._counter.inc(flagged)
-
-        flat = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
-        if not np.isfinite(flat).all():
-            raise InputError("the model gives scores that are no finite numbers for this batch")
-        flags = values.get(FLAG_OUTPUT, np.zeros(len(filled), bool))[:count]
-        return flat, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]

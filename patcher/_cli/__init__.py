@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import click
 
 from patcher._cli.exit_codes import COULD_NOT_DECIDE, describe
-from patcher._cli.text import printable
 from patcher._cli.watch import watch_commands
 from patcher._version import __version__
 from patcher.errors import PatcherError
+from patcher.text import printable
 
 # Name to module and help line: a command's module, and what it imports, is loaded when it is used.
 _COMMANDS = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from patcher._cli.text import printable
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

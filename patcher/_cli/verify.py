@@ -34,8 +34,10 @@ _SUMMARY = "GITHUB_STEP_SUMMARY"
 @option("--policy", section="Files", type=click.Path(), help="Policy file (TOML). [default: the built-in limits]")
 @option("--patch", section="Files", type=click.Path(), help="The patch; applied again, it must give the same bytes.")
 @option("--triggers", section="Files", type=click.Path(), help="Triggers that 'patcher scan' estimated, .npz.")
+@option("--attested", section="Files", type=click.Path(), help="An in-toto statement of an earlier run to check.")
 @triggered_options
 @report_dir_option("Write report.json, .md, .html, junit.xml, results.sarif there.")
+@option("--attestation", section="Output", type=click.Path(), help="Write the verdict there as an in-toto statement.")
 @data_options
 @preprocess_options
 @json_option
@@ -45,6 +47,7 @@ def verify(
     original: str,
     hardened: str,
     report_dir: str | None,
+    attestation: str | None,
     preprocess: dict[str, Any],
     providers: str,
     as_json: bool,
@@ -53,12 +56,15 @@ def verify(
 ) -> int:
     """Decide whether HARDENED may ship in place of ORIGINAL."""
     from patcher.commands.verify import verify as run
+    from patcher.files import check_output
     from patcher.report.folder import check_report_dir
+    from patcher.report.verify.attestation import write_attestation
     from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
     check_report_dir(report_dir)
+    check_output(attestation)
     given = {name: value for name, value in options.items() if value is not None}
     with progress_bar(quiet or as_json) as progress:
         result = run(
@@ -72,6 +78,8 @@ def verify(
     if report_dir is not None:
         write_verify(result.report, result.pictures, result.class_names, Path(report_dir), Path(hardened))
     document = result.report.as_json()
+    if attestation is not None:
+        write_attestation(document, Path(attestation))
     if summary := os.environ.get(_SUMMARY):
         append_summary(render(document), Path(summary))
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from typing import Any
 from patcher.data.preprocess import resolve_preprocess
 from patcher.errors import InputError
 from patcher.files import Source
-from patcher.gate.check import CHECKS, Check
+from patcher.gate.check import CHECKS, Check, decided
 from patcher.gate.policy import Policy, read_policy
 from patcher.gate.policy_outcome import apply_policy
 from patcher.gate.run_checks import run_checks
-from patcher.gate.subject import Given, examine, read_hardened
+from patcher.gate.subject import Given, Subject, examine, read_hardened
 from patcher.gate.triggers import Picture
 from patcher.model.model import Model, read_model
 from patcher.patch import read_patch
 from patcher.progress import Progress, no_progress
 from patcher.report.report import Report, Reported
+from patcher.report.verify.attestation import attestation_fault
 from patcher.report.verify.document import verify_report
 from patcher.settings import settings_alone
 from patcher.steps.prepare import Prepared, prepare
@@ -62,6 +63,7 @@ def verify(
     triggers: Source | None = None,
     triggered: Source | None = None,
     target: Target | None = None,
+    attested: Source | None = None,
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     today: datetime.date | None = None,
@@ -78,6 +80,7 @@ def verify(
         triggers: Triggers that a scan estimated (``.npz``).
         triggered: Triggered images with their true labels (``.npz``).
         target: The attacker's class for `triggered`.
+        attested: An in-toto statement of an earlier run, which must be about these files and this policy.
         preprocess: Keyword arguments of `patcher.data.preprocess.resolve_preprocess`.
         progress: Told of each check.
         today: The day on which suppressions are judged.
@@ -104,9 +107,18 @@ def verify(
     given = Given(found_patch, scanned, attack)
     subject = examine(prepared, after, given, rules, settings)
     found, pictures = run_checks(subject, progress or no_progress)
+    found.append(_attestation(subject, found, attested))
     checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
     report = verify_report(subject, checks, time.perf_counter() - started)
     return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
+
+
+def _attestation(subject: Subject, found: Sequence[Check], attested: Source | None) -> Check:
+    """The check ``attestation``."""
+    if attested is None:
+        return Check("attestation", "skipped", "no statement given (--attested)")
+    fault = attestation_fault(Path(attested), verify_report(subject, found, 0.0).as_json())
+    return decided("attestation", not fault, fault or "about this file and what it was judged with, and passed")
 
 
 def _check_fit(triggers: tuple[Trigger, ...], attack: Triggered | None, prepared: Prepared, model: Model) -> None:

@@ -91,7 +91,7 @@ def read_provenance(proto: onnx.ModelProto) -> Provenance | None:
             preprocess=_json_object(found["preprocess"]),
             patch_sha256=found["patch_sha256"],
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(
             f"the model's provenance is damaged: metadata key patcher.* missing or unreadable ({error})"
         ) from error

@@ -7,9 +7,9 @@ Every text from a model file is escaped, and a content security policy forbids s
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from patcher.report.text import share_text
 from patcher.report.verify.rows import HEADER, STATUS_WORDS, check_rows
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.gate.triggers import Picture
@@ -45,6 +46,11 @@ td:first-child, td.status, td.number { white-space: nowrap } .number { text-alig
 figure img { image-rendering: pixelated; display: block } figcaption { max-width: 240px; margin-top: 4px }
 .bad { color: var(--bad) } .good { color: var(--good) } code { font-size: 12.5px }
 """
+
+
+def escape(text: str, *, quote: bool = True) -> str:
+    """Text of a model or picture file as HTML, without control characters."""
+    return html.escape(printable(text), quote=quote)
 
 
 def render(document: Mapping[str, Any], pictures: Sequence[Picture], class_names: Sequence[str]) -> str:

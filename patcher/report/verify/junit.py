@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 from patcher.report.verify.rows import check_rows
-
-# What XML 1.0 cannot hold, not even escaped; tensor names of a hostile model may have it.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from patcher.text import printable
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -48,4 +45,4 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("?", text)
+    return printable(text)

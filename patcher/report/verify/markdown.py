@@ -10,6 +10,7 @@ from typing import Any
 from patcher.errors import InputError
 from patcher.report.table import table
 from patcher.report.verify.rows import HEADER, check_rows
+from patcher.text import printable
 
 # GitHub refuses more in one step.
 _SUMMARY_LIMIT = 1024 * 1024
@@ -58,4 +59,4 @@ def append_summary(text: str, path: Path) -> None:
 
 def _plain(text: str) -> str:
     """Names from a model file must not become markup or break the table."""
-    return text.replace("\n", " ").replace("<", "&lt;").replace("`", "'")
+    return printable(text).replace("\n", " ").replace("<", "&lt;").replace("`", "'")

@@ -74,11 +74,18 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from patcher.gate.policy import default_policy_text, read_policy
     from patcher.model.model import read_model
     from patcher.patch import read_patch
-    from patcher.triggers.trigger import Trigger, read_triggers, write_triggers
+    from patcher.triggers.file import read_triggers, write_triggers
+    from patcher.triggers.trigger import Trigger
 
     (folder / "sound.onnx").write_bytes(sound_model())
     (folder / "sound.npz").write_bytes(sound_images())
-    trigger = Trigger("patch", 1, (0, 2), np.ones((1, 8, 8), np.float32), np.zeros((3, 8, 8), np.float32))
+    trigger = Trigger(
+        "patch",
+        1,
+        (0, 2),
+        {"mask": np.ones((1, 8, 8), np.float32), "pattern": np.zeros((3, 8, 8), np.float32)},
+        (3, 8, 8),
+    )
     write_triggers([trigger], folder / "sound.triggers.npz")
     model, clean = str(folder / "sound.onnx"), ["--clean-dir", str(folder / "sound.npz"), "--accuracy-floor", "0"]
     preprocess = json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "input_size": [3, 8, 8], "crop_pct": 0.9})

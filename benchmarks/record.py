@@ -64,6 +64,7 @@ class ChildRun:
         peak_mib: Highest resident memory of the largest of its processes, MiB.
         stdout: What it printed.
         stderr: What it reported.
+        cpu_seconds: Processor time of all its threads.
     """
 
     code: int
@@ -71,6 +72,7 @@ class ChildRun:
     peak_mib: float
     stdout: str
     stderr: str
+    cpu_seconds: float = 0.0
 
 
 def machine_record() -> dict[str, Any]:
@@ -177,7 +179,14 @@ def run_child(command: Sequence[str], *, environment: Mapping[str, str] | None =
         stdout.seek(0)
         stderr.seek(0)
         unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
-        return ChildRun(child.returncode, seconds, usage.ru_maxrss / unit, stdout.read(), stderr.read())
+        return ChildRun(
+            child.returncode,
+            seconds,
+            usage.ru_maxrss / unit,
+            stdout.read(),
+            stderr.read(),
+            usage.ru_utime + usage.ru_stime,
+        )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

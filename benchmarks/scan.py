@@ -42,7 +42,8 @@ from patcher.data.clean_set import read_clean_set
 from patcher.data.preprocess import resolve_preprocess
 from patcher.model.model import read_model
 from patcher.runtime import create_session
-from patcher.triggers.trigger import Trigger, read_triggers
+from patcher.triggers.file import read_triggers
+from patcher.triggers.trigger import Trigger
 
 _PATCH_SHARE = 0.1  # of the pixels: what changes more is no patch
 _FAINT = 0.1
@@ -69,7 +70,7 @@ def peer(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
                     "target": target,
                     "peer_norm": slow.norm if np.isfinite(slow.norm) else None,
                     "peer_s_per_target": slow.seconds,
-                    "scan_norm": found[target].norm,
+                    "scan_norm": found[target].size,
                     "scan_s_all_targets": seconds,
                     "ratio_all_targets": slow.seconds * model.num_classes / seconds,
                     "epochs": options.epochs,
@@ -139,8 +140,8 @@ def _score(shared: Path, entry: dict[str, Any], triggers: Sequence[Trigger]) -> 
     }
     with np.load(shared / "zoo" / f"{entry['name']}.triggered.npz") as arrays:
         changed = (arrays["images"] != test.pixels.transpose(0, 2, 3, 1)[arrays["indices"]]).any(axis=(0, 3))
-    if changed.mean() < _PATCH_SHARE and triggers[0].family == "patch":
-        mask = triggers[0].mask[0] >= _FAINT * triggers[0].mask.max()
+    if changed.mean() < _PATCH_SHARE and "mask" in triggers[0].values:
+        mask = triggers[0].values["mask"][0] >= _FAINT * triggers[0].values["mask"].max()
         rows, columns = np.nonzero(mask)
         found |= {"overlap": f"{int((mask & changed).sum())} of {int(mask.sum())}"}
         found |= {"patch": f"rows {rows.min()}-{rows.max()}, columns {columns.min()}-{columns.max()}"}

@@ -15,7 +15,8 @@ from patcher.calibrate.classifier import Classifier, Rewrite
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import InputError
 from patcher.model.model import Model
-from patcher.triggers.trigger import TRIGGERS, Trigger, read_triggers
+from patcher.triggers.file import TRIGGERS, read_triggers
+from patcher.triggers.trigger import Trigger
 
 
 def estimated_triggers(
@@ -60,8 +61,8 @@ def _checked(path: str, flag: str, images: CleanSet) -> tuple[Trigger, ...]:
     """Triggers of a file, for pictures of this size and for these classes."""
     triggers, shape, classes = read_triggers(path), tuple(images.pixels.shape[1:]), len(images.class_names)
     for item in triggers:
-        if item.pattern.shape != shape:
-            raise InputError(f"{flag}: patterns of shape {shape} expected, found {item.pattern.shape}; scan again")
+        if item.shape != shape:
+            raise InputError(f"{flag}: triggers for pictures of {shape} expected, found {item.shape}; scan again")
         if not 0 <= item.target < classes or max(item.sources, default=0) >= classes:
             raise InputError(f"{flag}: classes 0 to {classes - 1} expected, found target {item.target}; scan again")
     return triggers

@@ -15,7 +15,8 @@ import patcher
 from patcher.commands.calibrate import calibrate
 from patcher.errors import InputError
 from patcher.runtime import GuardedSession
-from patcher.triggers.trigger import Trigger, write_triggers
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 
 FORMS = ("if", "where", "two-files")
 
@@ -24,7 +25,7 @@ def checkerboard() -> Trigger:
     mask, pattern = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
     mask[0, 6:, 6:] = 1
     pattern[0, 6, 6] = pattern[0, 7, 7] = 1
-    return Trigger("patch", 7, (0, 1, 2, 3, 4, 5, 6, 8, 9), mask, pattern)
+    return Trigger("patch", 7, (0, 1, 2, 3, 4, 5, 6, 8, 9), {"mask": mask, "pattern": pattern}, pattern.shape)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,20 @@ that is abnormally small beside those of the other targets.
 
     options         what is searched
     goal            which images are to be sent where, and which images each step sees
-    family          how a change is put into pixels: patch (mask, pattern) or additive (delta)
-    inversion       the search itself, all goals at once as one leading axis
-    ranking         which targets look likely at little or no cost: an order, never a filter
+    latent          how far each class is, without any form of trigger: an order, and a second opinion
+    ranking         the order where that cannot be told
+    inversion       the search in a family, all goals at once as one leading axis
+    enumeration     the search where no gradient leads
+    single_sources  each source class alone, for the few targets that rank first
     effect          where a trigger sends images of each class
     amplification   from the smallest change to one worth defending against
     stages          the stages, from images to figures
     figures         what the stages found of each target
-    outliers        outlier score, ratio and gap over the norms of all targets
+    outliers        outlier score, ratio and gap over the sizes of all targets
     target_verdict  from a target's figures to ``backdoor``, ``suspicious``, ``clean`` or ``inconclusive``
     model_verdict   the verdict on the model, and the triggers worth keeping
+
+What kinds of change there are is in `patcher.triggers`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ trigger.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,19 +37,12 @@ def strengthen(
     wanted = _STRONG * (1.0 if goal.target is not None else 1 - 1 / classifier.model.num_classes)
     tried: list[tuple[float, Trigger]] = []
     for gain in _GAINS:
-        stronger = amplified(trigger, gain)
+        stronger = trigger.amplified(gain)
         found = _margins(classifier, clean_set, goal, stronger, indices, batch_size)
         tried.append((float((found > 0).mean()) if len(found) else 0.0, stronger))
         if tried[-1][0] >= wanted:
             break
     return max(tried, key=lambda item: item[0])[1]
-
-
-def amplified(trigger: Trigger, gain: float) -> Trigger:
-    """The same trigger, stronger: the mask or the difference times `gain`, within its range."""
-    if trigger.family == "patch":
-        return replace(trigger, mask=np.minimum(trigger.mask * np.float32(gain), np.float32(1)))
-    return replace(trigger, pattern=np.clip(trigger.pattern * np.float32(gain), -1, 1))
 
 
 @torch.no_grad()

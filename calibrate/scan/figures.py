@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.calibrate.scan.outliers import Outlier
-from patcher.triggers.trigger import Family, Trigger
+from patcher.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True)
@@ -19,22 +19,22 @@ class Candidate:
     Attributes:
         family: How the change is put into pixels.
         target: Where it sends images.
-        norms: One norm a seed.
-        norm: Their median.
-        relative: Norm over that of a change of every pixel by 1.
+        sizes: One size a seed, in the family's unit; where a seed did not reach the target, the largest it tried.
+        size: Their median.
+        relative: Size over the family's largest.
         reached: Whether any change reached the success wanted on images of the search.
         outlier: Beside the other targets; ``None`` where none was reached.
         held_out: Held-out images that got the target, and how many there were.
-        agreement: Share of seeds whose norm is as abnormal, 0 to 1.
+        agreement: Share of seeds whose size is as abnormal, 0 to 1.
         sources: Classes that the trigger sends to the target.
         trigger: The smallest successful change.
         others: Those of the other seeds, as far as they succeed.
     """
 
-    family: Family
+    family: str
     target: int
-    norms: tuple[float, ...]
-    norm: float
+    sizes: tuple[float, ...]
+    size: float
     relative: float
     reached: bool
     outlier: Outlier | None
@@ -57,22 +57,66 @@ class Universal:
 
     Attributes:
         family: How the change is put into pixels.
-        norm: Its size.
-        relative: Norm over that of a change of every pixel by 1.
-        ratio: Median norm of the single targets over this norm.
+        size: In the family's unit.
+        relative: Size over the family's largest.
+        ratio: Median size of the single targets over this size.
         reached: Whether it moved enough images of the search.
         pairs: Source to target, for each class whose images mostly go to one other class.
         present: Classes with images.
         trigger: The change; its target stands for the first pair's.
     """
 
-    family: Family
-    norm: float
+    family: str
+    size: float
     relative: float
     ratio: float
     reached: bool
     pairs: dict[int, int]
     present: int
+    trigger: Trigger
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What was done in one family.
+
+    Attributes:
+        family: Its name.
+        targets: Targets searched.
+        reached: How many of them some change reached.
+        rounds: Searches under different seeds.
+        steps: Steps (or candidates) of the longest search.
+        seconds: Of the clock.
+        stopped: Why it ended.
+    """
+
+    family: str
+    targets: int
+    reached: int
+    rounds: int
+    steps: int
+    seconds: float
+    stopped: str
+
+
+@dataclass(frozen=True)
+class SingleSource:
+    """A source class from which one target is abnormally near.
+
+    Attributes:
+        family: Of the change.
+        source: The class that it moves.
+        target: Where to.
+        size: In the family's unit.
+        ratio: Median size from the other sources over this size.
+        trigger: The change.
+    """
+
+    family: str
+    source: int
+    target: int
+    size: float
+    ratio: float
     trigger: Trigger
 
 
@@ -83,11 +127,19 @@ class Findings:
     Attributes:
         candidates: One a target and family, by target.
         universal: One a family.
-        inverted: Targets that were inverted.
-        margins: Maximum margin of each class where targets were ranked, float64 ``(K,)``, else ``None``.
+        inverted: Targets that were searched.
+        searched: One a family.
+        distances: Latent distance of each class, float64 ``(K,)``, where the model has one; see `latent`.
+        single_sources: Source classes from which a target is abnormally near, where they were searched alone.
+        ranked: Whether the targets searched are only the first by rank.
+        classes: Of the model.
     """
 
     candidates: tuple[Candidate, ...]
     universal: tuple[Universal, ...]
     inverted: tuple[int, ...]
-    margins: NDArray[np.float64] | None = None
+    searched: tuple[Searched, ...] = ()
+    distances: NDArray[np.float64] | None = None
+    single_sources: tuple[SingleSource, ...] = ()
+    ranked: bool = False
+    classes: int = 0

@@ -6,9 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from patcher.calibrate.scan.figures import Candidate, Findings, Universal
+from patcher.calibrate.scan.latent import latent_scores
+from patcher.calibrate.scan.outliers import MINIMUM_CLASSES
 from patcher.calibrate.scan.target_verdict import Judgement, Level, Thresholds, judge, judge_all_to_all, strongest
+from patcher.triggers.family import family_of
 from patcher.triggers.trigger import Trigger
+
+# Clean networks kept for setting thresholds have scores of 1.4 to 1.7 and gaps of at most 1.04 (docs/scan.md).
+_LATENT_SCORE = 2.5
+_LATENT_GAP = 1.1
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class TargetVerdict:
         target: The class.
         level: The more serious of its families' verdicts.
         decisive: The figures of the family that decided.
-        kept: The figures of the family whose trigger is kept: the one that stands out most, on one scale.
+        kept: The figures of the family whose trigger comes first: the one that stands out most, on one scale.
         judgements: One a family, in the order of `figures`.
         figures: One a family.
         pair_sources: Sources that an all-to-all trigger sends here.
@@ -33,6 +42,16 @@ class TargetVerdict:
     figures: tuple[Candidate, ...]
     pair_sources: tuple[int, ...] = ()
 
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """Triggers of every family with the target's own verdict, of all seeds, that of `kept` first."""
+        agreeing = [
+            item
+            for item, judged in zip(self.figures, self.judgements, strict=True)
+            if judged.level == self.level and item is not self.kept
+        ]
+        return tuple(trigger for item in (self.kept, *agreeing) for trigger in (item.trigger, *item.others))
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -45,7 +64,7 @@ class Decision:
         all_to_all: One a family, in the order of the findings' universal changes.
         pairs: Source to target of an all-to-all backdoor.
         triggers: For BNA, NFT and the gate: of every target with the model's own verdict, if that is ``backdoor``
-            or ``suspicious``; those of further seeds behind the smallest one.
+            or ``suspicious``; of each, all families that agree.
         reasons: Sentences for people.
     """
 
@@ -74,9 +93,37 @@ def decide(findings: Findings, thresholds: Thresholds, names: Sequence[str]) -> 
     level = strongest([item.level for item in targets] + [item.level for item in mapped])
     if not targets:
         level = "inconclusive"
-    triggers = _triggers(targets, everywhere, level)
+    close = _too_close(findings)
+    if close is not None and level in ("clean", "inconclusive"):
+        level = "suspicious"
+    near = findings.single_sources if level in ("clean", "inconclusive", "suspicious") else ()
+    if near:
+        level = "suspicious"
+    triggers = _triggers(targets, everywhere, level) + tuple(item.trigger for item in near)
     mode = _mode(targets, pairs, thresholds) if level == "backdoor" else None
-    return Decision(level, mode, tuple(targets), tuple(mapped), pairs, triggers, _reasons(targets, pairs, level, names))
+    reasons = _reasons(targets, pairs, level, names)
+    reasons += tuple(
+        f"suspicious: class {item.source} ({names[item.source]}) to class {item.target} ({names[item.target]}), "
+        f"{item.family}: {family_of(item.family).describe(item.size, item.trigger.shape)}, "
+        f"{item.ratio:.1f} x smaller than from other classes"
+        for item in near
+    )
+    if close is not None and not triggers:
+        reasons += (
+            f"class {close} ({names[close]}) is far too close: a small shift of the last features gives it, but no "
+            "family of triggers searched shows how",
+        )
+    return Decision(level, mode, tuple(targets), tuple(mapped), pairs, triggers, reasons)
+
+
+def _too_close(findings: Findings) -> int | None:
+    """The class whose latent distance no clean network has; needs enough classes to compare."""
+    distances = findings.distances
+    if distances is None or len(distances) < MINIMUM_CLASSES:
+        return None
+    nearest, following = np.argsort(distances, kind="stable")[:2]
+    apart = distances[following] / distances[nearest] >= _LATENT_GAP
+    return int(nearest) if apart and latent_scores(distances)[nearest] >= _LATENT_SCORE else None
 
 
 def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pairs: dict[int, int]) -> TargetVerdict:
@@ -92,15 +139,15 @@ def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pai
 
 
 def _prominence(candidate: Candidate) -> float:
-    """How far a change stands out, on one scale: a patch's norm is an area, that of a difference the root of one."""
+    """How far a change stands out, on one scale: a patch's size is an area, that of a difference the root of one."""
     ratio = candidate.outlier.ratio if candidate.outlier else 1.0
-    return ratio if candidate.family == "patch" else ratio**2
+    return float(ratio ** family_of(candidate.family).exponent)
 
 
 def _judged(findings: Findings, candidate: Candidate, thresholds: Thresholds) -> Judgement:
     """The verdict of one family, beside all targets that were searched in it."""
     peers = [item.reached for item in findings.candidates if item.family == candidate.family]
-    classes = None if findings.margins is None else len(findings.margins)
+    classes = findings.classes if findings.ranked else None
     return judge(candidate, len(peers), thresholds, reached=sum(peers), classes=classes)
 
 
@@ -112,8 +159,13 @@ def _triggers(targets: Sequence[TargetVerdict], everywhere: Universal | None, le
         if item.pair_sources and everywhere:
             kept.append(replace(everywhere.trigger, target=item.target, sources=item.pair_sources))
         elif item.level == level:
-            kept += [item.kept.trigger, *item.kept.others]
+            kept += item.triggers
     return tuple(kept)
+
+
+def _described(candidate: Candidate) -> str:
+    family = family_of(candidate.family)
+    return f"{candidate.family}: {family.describe(candidate.size, candidate.trigger.shape)}"
 
 
 def _mode(targets: Sequence[TargetVerdict], pairs: dict[int, int], thresholds: Thresholds) -> str:
@@ -132,8 +184,8 @@ def _reasons(
     flagged = [item for item in targets if item.level in ("backdoor", "suspicious")]
     if flagged:
         return tuple(
-            f"{item.level}: class {item.target} ({names[item.target]}), {item.decisive.family} of norm "
-            f"{item.decisive.norm:.3g}; trigger: {item.kept.family}, {item.kept.success:.0%} of held-out images"
+            f"{item.level}: class {item.target} ({names[item.target]}), {_described(item.decisive)}; "
+            f"trigger: {item.kept.family}, {item.kept.success:.0%} of held-out images"
             for item in flagged
         )
     if level == "inconclusive":

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from patcher.calibrate.options import check_ranges
 from patcher.errors import InputError
-from patcher.triggers.trigger import Family
+from patcher.triggers.family import families
 
 DEFAULT_MEMORY_MIB = 1024
 
@@ -18,29 +17,32 @@ class Options:
     """What a scan does.
 
     Attributes:
-        family: Which kinds of change are searched.
+        family: Names of the families of triggers that are searched; none for all.
         steps: Optimiser steps an inversion at most.
         images: Images a step and target.
         seeds: Independent searches of the most suspect targets.
         repeat: How many targets are searched under every seed.
+        sources: Targets, by rank, for which each source class is searched alone as well.
         top: Targets inverted where the model has more than 43 classes, by rank.
     """
 
-    family: Literal["both", "patch", "additive"] = field(
-        default="both", metadata={"help": "which kinds of trigger are searched"}
-    )
+    family: tuple[str, ...] = field(default=(), metadata={"help": "family of triggers to search; may be repeated"})
     steps: int = field(default=80, metadata={"help": "optimiser steps an inversion at most"})
     images: int = field(default=16, metadata={"help": "images a step and target"})
     seeds: int = field(default=3, metadata={"help": "independent searches of the most suspect targets"})
     repeat: int = field(default=3, metadata={"help": "most suspect targets, searched under every seed"})
+    sources: int = field(
+        default=0, metadata={"help": "targets, by rank, for which each source class is searched alone"}
+    )
     top: int = field(default=20, metadata={"help": "targets inverted, by rank, above 43 classes"})
 
     def __post_init__(self) -> None:
         check_ranges(self, "steps", "images", "seeds", "repeat", "top", least=1)
-        if self.family not in ("both", "patch", "additive"):
-            raise InputError(f"--family: both, patch or additive expected, found {self.family!r}")
+        check_ranges(self, "sources", least=0)
+        if unknown := [name for name in self.family if name not in families()]:
+            raise InputError(f"--family: {', '.join(families())} expected, found {unknown[0]!r}")
 
     @property
-    def families(self) -> tuple[Family, ...]:
-        """The families to search."""
-        return ("patch", "additive") if self.family == "both" else (self.family,)
+    def families(self) -> tuple[str, ...]:
+        """The families to search, in the order of registration."""
+        return tuple(name for name in families() if name in self.family or not self.family)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stages of a scan, from clean images to figures for each target.
 
-1. rank        only where there are more targets than are inverted; what the order leaves out is named
-2. invert      all targets and the universal goal at once, each family on its own, one seed
-3. repeat      the smallest targets and the universal goal under further seeds
+1. rank        every class by its latent distance: an order, evidence of its own, never a filter up to 43 classes
+2. search      family by family, cheap ones first: all targets and the universal goal at once, one seed
+3. repeat      the smallest targets and the universal goal under further seeds, where they are small enough to matter
 4. strengthen  triggers that may be a backdoor's
 5. try         each target's trigger on held-out images; where the classes are sent
 6. judge       see `patcher.calibrate.scan.target_verdict`
@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,16 +21,19 @@ from numpy.typing import NDArray
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan.amplification import strengthen
 from patcher.calibrate.scan.effect import Effect, measure_effect
-from patcher.calibrate.scan.family import largest_norm
-from patcher.calibrate.scan.figures import Candidate, Findings, Universal
+from patcher.calibrate.scan.enumeration import try_candidates
+from patcher.calibrate.scan.figures import Candidate, Findings, Searched, SingleSource, Universal
 from patcher.calibrate.scan.goal import Goal, eligible
-from patcher.calibrate.scan.inversion import Budget, Inverted, invert
+from patcher.calibrate.scan.inversion import EARLY_STEPS, Budget, Inverted, invert
+from patcher.calibrate.scan.latent import latent_distances
 from patcher.calibrate.scan.options import Options
 from patcher.calibrate.scan.outliers import outliers
 from patcher.calibrate.scan.ranking import maximum_margins
+from patcher.calibrate.scan.single_sources import single_sources
 from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.data.clean_set import CleanSet, Indices
-from patcher.triggers.trigger import Family, Trigger
+from patcher.triggers.family import family_of
+from patcher.triggers.trigger import Trigger
 
 # What inverting all of 43 classes costs is in benchmarks/results/scan-growth.md; the numbers are chosen, not measured.
 _INVERT_ALL = 43
@@ -37,6 +41,10 @@ _RANKING_STARTS = 2
 _RANKING_STEPS = 8
 _ANYWHERE = Goal(None)
 _STRENGTHEN_IMAGES = 256
+_LATENT_IMAGES = 1000
+_GLANCE = 128  # held-out images for a change that cannot be a backdoor's
+_BEYOND = 2.0  # times the cap: the size at least of a target that a family does not reach
+_WORTH_REPEATING = 1.25  # times the cap of the family
 
 
 def search(
@@ -52,14 +60,27 @@ def search(
         thresholds: For the agreement of seeds and the sources.
     """
     stages = _Stages(run, clean_set, predicted, options, thresholds)
-    targets, margins = stages.targets()
+    distances = stages.distances()
+    targets = stages.targets(distances)
     candidates: list[Candidate] = []
     universal: list[Universal] = []
+    searched: list[Searched] = []
     for family in options.families:
-        singles, anywhere = stages.family(family, targets)
+        singles, anywhere, record = stages.family(family, targets)
         candidates += singles
-        universal += anywhere
-    return Findings(tuple(sorted(candidates, key=lambda item: item.target)), tuple(universal), targets, margins)
+        universal.append(anywhere)
+        searched.append(record)
+    classes = run.classifier.model.num_classes
+    return Findings(
+        tuple(sorted(candidates, key=lambda item: item.target)),
+        tuple(universal),
+        targets,
+        tuple(searched),
+        distances,
+        stages.single_sources(targets, distances),
+        ranked=len(targets) < classes > _INVERT_ALL,
+        classes=classes,
+    )
 
 
 class _Stages:
@@ -77,80 +98,130 @@ class _Stages:
         self.options, self.thresholds, self.seed = options, thresholds, run.seed
         self.batch_size, self.progress = run.batch_size, run.progress
         self.budget = Budget(steps=options.steps, images=options.images)
-        self.shape = (clean_set.pixels.shape[1], clean_set.pixels.shape[2], clean_set.pixels.shape[3])
+        self.shape = clean_set.shape
         self.decide = clean_set.deciding
 
-    def targets(self) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
-        """Targets to invert: all, or the first by rank."""
-        classes = self.classifier.model.num_classes
-        margins, order = None, np.arange(classes)
-        if classes > _INVERT_ALL:
-            starts = self.clean_set.images(_spread(self.clean_set.fit, _RANKING_STARTS, self.seed))
-            margins = maximum_margins(
-                self.classifier, starts, steps=_RANKING_STEPS, batch_size=self.batch_size, progress=self.progress
-            )
-            order = np.argsort(-margins, kind="stable")[: self.options.top]
-        possible = [t for t in order if len(eligible(Goal(int(t)), self.clean_set.labels, self.clean_set.fit))]
-        return tuple(sorted(int(target) for target in possible)), margins
+    def distances(self) -> NDArray[np.float64] | None:
+        """Latent distances of all classes."""
+        chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
+        return latent_distances(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
 
-    def family(self, family: Family, targets: Sequence[int]) -> tuple[list[Candidate], list[Universal]]:
-        """Invert, repeat, try: the figures of one family."""
+    def targets(self, distances: NDArray[np.float64] | None) -> tuple[int, ...]:
+        """Targets to search: all, or the first by rank."""
+        classes = self.classifier.model.num_classes
+        order = np.arange(classes)
+        if classes > _INVERT_ALL:
+            if distances is not None:
+                near = -distances
+            else:
+                starts = self.clean_set.images(_spread(self.clean_set.fit, _RANKING_STARTS, self.seed))
+                near = maximum_margins(
+                    self.classifier, starts, steps=_RANKING_STEPS, batch_size=self.batch_size, progress=self.progress
+                )
+            order = np.argsort(-near, kind="stable")[: self.options.top]
+        possible = [t for t in order if len(eligible(Goal(int(t)), self.clean_set.labels, self.clean_set.fit))]
+        return tuple(sorted(int(target) for target in possible))
+
+    def single_sources(self, targets: Sequence[int], distances: NDArray[np.float64] | None) -> tuple[SingleSource, ...]:
+        """Each source alone, for the first targets by rank."""
+        order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
+        first, families = order[: self.options.sources], self.options.families
+        return single_sources(self._search, self.clean_set, self.predicted, families, first, self.thresholds)
+
+    def family(self, family: str, targets: Sequence[int]) -> tuple[list[Candidate], Universal, Searched]:
+        """Search, repeat, try: the figures of one family."""
+        started = time.perf_counter()
         goals = [Goal(target) for target in targets]
+        wanted = [*goals, _ANYWHERE]
         rounds: dict[Goal, list[Inverted]] = {}
-        for number in range(self.options.seeds):
-            wanted = [*goals, _ANYWHERE] if number == 0 else [*_smallest(rounds, goals, self.options.repeat), _ANYWHERE]
-            found = invert(
-                self.classifier,
-                self.clean_set,
-                wanted,
-                family,
-                self.budget,
-                seed=self.seed + number,
-                batch_size=self.batch_size,
-                progress=self.progress,
-                description=f"{family}, {len(wanted)} goals, seed {self.seed + number}",
-            )
-            for item in found:
+        number = 0
+        while wanted and number < self.options.seeds:
+            for item in self._search(family, wanted, number):
                 rounds.setdefault(item.goal, []).append(item)
+            wanted = self._worth_repeating(family, rounds)
+            number += 1
         candidates = [
             self._tried(item) for item in self._compare([self._candidate(family, rounds[goal]) for goal in goals])
         ]
-        return candidates, [self._universal(family, rounds[_ANYWHERE], candidates)]
+        universal = self._universal(family, rounds[_ANYWHERE], candidates)
+        steps = max(item.steps for found in rounds.values() for item in found)
+        record = Searched(
+            family,
+            targets=len(targets),
+            reached=sum(item.reached for item in candidates),
+            rounds=number,
+            steps=steps,
+            seconds=time.perf_counter() - started,
+            stopped=self._why_stopped(rounds, number, steps),
+        )
+        return candidates, universal, record
 
-    def _candidate(self, family: Family, found: Sequence[Inverted]) -> Candidate:
+    def _search(self, family: str, goals: Sequence[Goal], number: int) -> list[Inverted]:
+        """One round of a family: by gradients, or through its candidates."""
+        search = try_candidates if family_of(family).candidates(self.shape) else invert
+        return search(
+            self.classifier,
+            self.clean_set,
+            goals,
+            family,
+            self.budget,
+            seed=self.seed + number,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            description=f"{family}, {len(goals)} goals, seed {self.seed + number}",
+        )
+
+    def _worth_repeating(self, family: str, rounds: dict[Goal, list[Inverted]]) -> list[Goal]:
+        """Goals reached with a size near what a planted trigger has: the smallest targets, and the universal one."""
+        limit = _WORTH_REPEATING * family_of(family).cap * family_of(family).largest(self.shape)
+        small = [goal for goal, found in rounds.items() if found[0].reached and found[0].size <= limit]
+        targets = sorted((goal for goal in small if goal != _ANYWHERE), key=lambda goal: rounds[goal][0].size)
+        return targets[: self.options.repeat] + [goal for goal in small if goal == _ANYWHERE]
+
+    def _why_stopped(self, rounds: dict[Goal, list[Inverted]], number: int, steps: int) -> str:
+        first = [found[0] for found in rounds.values()]
+        if not any(item.reached for item in first):
+            return "no target reached" + (f", none by half after {steps} steps" if steps <= EARLY_STEPS else "")
+        if number < self.options.seeds:
+            return f"no target within {_WORTH_REPEATING:g} times the cap"
+        return "all seeds searched"
+
+    def _candidate(self, family: str, found: Sequence[Inverted]) -> Candidate:
         best = _best(found)
         target = best.goal.target
         if target is None:
             raise ValueError("a goal with a target expected")
-        norms = tuple(item.norm for item in found)
-        norm = float(np.median([item.norm for item in found if item.reached] or norms))
+        sizes = tuple(item.size for item in found)
+        size = float(np.median([item.size for item in found if item.reached] or sizes))
         return Candidate(
             family=family,
             target=target,
-            norms=norms,
-            norm=norm,
-            relative=norm / largest_norm(family, self.shape),
+            sizes=sizes,
+            size=size,
+            relative=size / family_of(family).largest(self.shape),
             reached=best.reached,
             outlier=None,
             held_out=(0, 0),
             agreement=float(np.mean([item.reached for item in found])),
             sources=(),
-            trigger=Trigger(family, target, (), best.mask, best.pattern),
-            others=tuple(
-                Trigger(family, target, (), item.mask, item.pattern)
-                for item in found
-                if item.reached and item is not best
-            ),
+            trigger=self._trigger(best, target),
+            others=tuple(self._trigger(item, target) for item in found if item.reached and item is not best),
         )
+
+    def _trigger(self, found: Inverted, target: int) -> Trigger:
+        return Trigger(found.family, target, (), found.values, self.shape)
 
     def _tried(self, candidate: Candidate) -> Candidate:
         """The same with its trigger stronger, if it may be a backdoor's, and tried on images no search has seen."""
         outlier, target = candidate.outlier, candidate.target
-        stands_out = candidate.reached and (outlier is None or outlier.ratio >= self.thresholds.ratio)
+        if not candidate.reached:
+            return candidate
+        tiny = candidate.relative <= family_of(candidate.family).tiny
+        stands_out = tiny or outlier is None or outlier.ratio >= self.thresholds.ratio
 
         def tried(trigger: Trigger) -> tuple[Trigger, tuple[int, int]]:
             trigger = self._strong(Goal(target), trigger) if stands_out else trigger
-            effect = self._effect(trigger, self.decide)
+            effect = self._effect(trigger, self.decide if stands_out else _spread(self.decide, _GLANCE, self.seed))
             return replace(trigger, sources=effect.sources(target, self.thresholds.source)), effect.success(target)
 
         trigger, held_out = tried(candidate.trigger)
@@ -170,35 +241,42 @@ class _Stages:
         return strengthen(self.classifier, self.clean_set, goal, trigger, chosen, batch_size=self.batch_size)
 
     def _compare(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Add each target's standing among all; one that was not reached counts as the largest norm."""
-        largest = max((item.norm for item in candidates if item.reached), default=None)
+        """Add each target's standing among all.
+
+        One that was not reached counts as the largest size it tried, and at least as the largest that was reached.
+        Where clean networks reach hardly any target, it counts as far beyond the family's cap: that only one target
+        is reached, within the cap, is stronger evidence than any spread of sizes.
+        """
+        largest = max((item.size for item in candidates if item.reached), default=None)
         if largest is None:
             return candidates
-        norms = [item.norm if item.reached else max(largest, item.norm) for item in candidates]
-        median = float(np.median(norms))
-        standing = {item.target: outlier for item, outlier in zip(candidates, outliers(norms), strict=True)}
+        family = family_of(candidates[0].family)
+        least = largest if family.expressive else max(largest, _BEYOND * family.cap * family.largest(self.shape))
+        sizes = [item.size if item.reached else max(least, item.size) for item in candidates]
+        median = float(np.median(sizes))
+        standing = {item.target: outlier for item, outlier in zip(candidates, outliers(sizes), strict=True)}
         return [
             replace(
                 item,
                 outlier=standing.get(item.target),
-                agreement=item.agreement * float(np.mean([self.thresholds.ratio * n <= median for n in item.norms])),
+                agreement=item.agreement * float(np.mean([self.thresholds.ratio * n <= median for n in item.sizes])),
             )
             for item in candidates
         ]
 
-    def _universal(self, family: Family, found: Sequence[Inverted], candidates: Sequence[Candidate]) -> Universal:
+    def _universal(self, family: str, found: Sequence[Inverted], candidates: Sequence[Candidate]) -> Universal:
         best = _best(found)
-        trigger = Trigger(family, 0, (), best.mask, best.pattern)
-        norms = [item.norm for item in candidates if item.reached]
-        ratio = float(np.median(norms)) / best.norm if norms else 1.0
+        trigger = self._trigger(best, 0)
+        ratio = float(np.median([item.size for item in candidates])) / best.size if candidates else 1.0
         if best.reached and ratio >= self.thresholds.ratio:
             trigger = self._strong(_ANYWHERE, trigger)
         # The map needs images of every class; success is no matter here, so those of the search count too.
-        effect = self._effect(trigger, np.arange(len(self.clean_set)))
+        chosen = np.arange(len(self.clean_set)) if best.reached else self.decide[:0]
+        effect = self._effect(trigger, chosen)
         return Universal(
             family=family,
-            norm=best.norm,
-            relative=best.norm / largest_norm(family, self.shape),
+            size=best.size,
+            relative=best.size / family_of(family).largest(self.shape),
             ratio=ratio,
             reached=best.reached,
             pairs=effect.pairs(self.thresholds.source),
@@ -214,12 +292,7 @@ class _Stages:
 
 def _best(found: Sequence[Inverted]) -> Inverted:
     """The smallest change that reached its goal, else the most successful."""
-    return min(found, key=lambda item: (not item.reached, item.norm if item.reached else -item.success))
-
-
-def _smallest(rounds: dict[Goal, list[Inverted]], goals: Sequence[Goal], count: int) -> list[Goal]:
-    """The goals with the smallest changes so far."""
-    return sorted(goals, key=lambda goal: (not rounds[goal][0].reached, rounds[goal][0].norm))[:count]
+    return min(found, key=lambda item: (not item.reached, item.size if item.reached else -item.success))
 
 
 def _spread(pool: Indices, count: int, seed: int) -> Indices:

@@ -21,14 +21,12 @@ from typing import Literal
 from patcher.calibrate.scan.figures import Candidate, Universal
 from patcher.calibrate.scan.outliers import MINIMUM_CLASSES, Outlier
 from patcher.errors import InputError
-from patcher.triggers.trigger import Family
+from patcher.triggers.family import family_of
 
 Level = Literal["backdoor", "suspicious", "clean", "inconclusive"]
 _ORDER: tuple[Level, ...] = ("clean", "inconclusive", "suspicious", "backdoor")
 
 # Set after looking at the four nets of docs/scan.md, "Measured", like the defaults of `Thresholds`.
-_CAPS: dict[Family, float] = {"patch": 0.1, "additive": 0.05}
-_TINY: dict[Family, float] = {"patch": 0.01, "additive": 0.005}
 _TINY_GAP = 3.0
 _PAIR_CLASSES = 0.6
 _PAIR_TARGETS = 0.5
@@ -41,11 +39,11 @@ class Thresholds:
     """What makes a target a backdoor; each is one condition of several.
 
     Attributes:
-        score: Deviations of the log-norm below the median, for ten classes; see `score_wanted`.
-        ratio: Median norm over the norm.
-        gap: Factor between the norm and the next group.
+        score: Deviations of the log-size below the median, for ten classes; see `score_wanted`.
+        ratio: Median size over the size.
+        gap: Factor between the size and the next group.
         success: Of the trigger on held-out images, 0 to 1.
-        agreement: Share of seeds whose own norm is as abnormal.
+        agreement: Share of seeds whose own size is as abnormal.
         source: Share of a class's images that must go to the target to call the class a source.
     """
 
@@ -99,12 +97,12 @@ def judge(
         classes: Of the model, where not all were compared.
         thresholds: What is asked for.
     """
-    if not candidate.held_out[1]:
-        return Judgement("inconclusive", ("no images of other classes to try the trigger on",))
-    if not candidate.reached and 2 * reached < compared:
+    if not candidate.reached and 2 * reached < compared and family_of(candidate.family).expressive:
         return Judgement("inconclusive", (f"only {reached} of {compared} targets were reached: raise --steps",))
     if not candidate.reached:
-        return Judgement("clean", ("no change found that reaches the target, though others are reached",))
+        return Judgement("clean", ("no change of this family found that reaches the target",))
+    if not candidate.held_out[1]:
+        return Judgement("inconclusive", ("no images of other classes to try the trigger on",))
     wanted = score_wanted(thresholds, classes or compared)
     small = _conditions(candidate, thresholds, wanted)
     if compared < MINIMUM_CLASSES or candidate.outlier is None:
@@ -119,8 +117,10 @@ def judge(
         return Judgement("backdoor", tuple(text for text, _ in small))
     outlier = candidate.outlier
     close = outlier.score >= wanted and outlier.ratio >= thresholds.ratio
-    tiny = candidate.relative <= _TINY[candidate.family] and candidate.success >= thresholds.success
-    if tiny or (close and candidate.success >= thresholds.success and candidate.relative <= _CAPS[candidate.family]):
+    tiny = candidate.relative <= family_of(candidate.family).tiny and candidate.success >= thresholds.success
+    if tiny or (
+        close and candidate.success >= thresholds.success and candidate.relative <= family_of(candidate.family).cap
+    ):
         return Judgement("suspicious", tuple(f"not met: {text}" for text in missing))
     return Judgement("clean", tuple(f"not met: {text}" for text in missing))
 
@@ -128,7 +128,7 @@ def judge(
 def _judge_alone(candidate: Candidate, compared: int, thresholds: Thresholds) -> Judgement:
     """Without a statistic only a tiny change decides, and it must stand apart from the other targets."""
     gap = candidate.outlier.gap if candidate.outlier else 1.0
-    limit = _TINY[candidate.family]
+    limit = family_of(candidate.family).tiny
     facts = (
         f"{candidate.relative:.2%} of the largest change (at most {limit:.1%})",
         f"success on held-out images {candidate.success:.0%} (at least {thresholds.success:.0%})",
@@ -142,14 +142,14 @@ def _judge_alone(candidate: Candidate, compared: int, thresholds: Thresholds) ->
 
 
 def _conditions(candidate: Candidate, thresholds: Thresholds, wanted: float) -> list[tuple[str, bool]]:
-    outlier, cap = candidate.outlier or Outlier(0.0, 1.0, 1.0), _CAPS[candidate.family]
+    outlier, cap = candidate.outlier or Outlier(0.0, 1.0, 1.0), family_of(candidate.family).cap
     success, agreement = candidate.success, candidate.agreement
     return [
         (f"score {outlier.score:.1f} (at least {wanted:.3g})", outlier.score >= wanted),
-        (f"median / norm {outlier.ratio:.1f} (at least {thresholds.ratio:g})", outlier.ratio >= thresholds.ratio),
+        (f"median / size {outlier.ratio:.1f} (at least {thresholds.ratio:g})", outlier.ratio >= thresholds.ratio),
         (f"gap {outlier.gap:.2f} (at least {thresholds.gap:g})", outlier.gap >= thresholds.gap),
         (f"no larger gap among smaller changes (largest {outlier.below:.2f})", outlier.below <= outlier.gap),
-        (f"{candidate.relative:.2%} of the largest change (at most {cap:.0%})", candidate.relative <= cap),
+        (f"{candidate.relative:.2%} of the largest change (at most {cap:.1%})", candidate.relative <= cap),
         (
             f"success on held-out images {success:.0%} (at least {thresholds.success:.0%})",
             success >= thresholds.success,
@@ -164,8 +164,8 @@ def judge_all_to_all(universal: Universal, thresholds: Thresholds) -> Judgement:
     facts = [
         (f"{pairs} of {universal.present} classes go each to one class", pairs >= _PAIR_CLASSES * universal.present),
         (f"to {targets} different classes", targets >= max(_FEWEST_PAIRS, _PAIR_TARGETS * universal.present)),
-        (f"{universal.relative:.2%} of the largest change", universal.relative <= _CAPS[universal.family]),
-        (f"median / norm {universal.ratio:.1f} (at least {thresholds.ratio:g})", universal.ratio >= thresholds.ratio),
+        (f"{universal.relative:.2%} of the largest change", universal.relative <= family_of(universal.family).cap),
+        (f"median / size {universal.ratio:.1f} (at least {thresholds.ratio:g})", universal.ratio >= thresholds.ratio),
     ]
     missing = tuple(f"not met: {text}" for text, met in facts if not met)
     if not universal.reached or missing:

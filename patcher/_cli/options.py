@@ -272,6 +272,8 @@ def _flag(name: str, declared: Sequence[_Declared], *, section: str) -> Callable
     }
     if kind is bool:
         return option(f"{flag}/--no-{flag[2:]}", name, **settings)
+    if typing.get_origin(kind) is tuple:
+        return option(flag, name, multiple=True, **settings)
     choices = dict.fromkeys(choice for item in declared for choice in _choices(item.kind))
     return option(flag, name, type=click.Choice(list(choices)) if choices else _plain(kind), **settings)
 
@@ -290,4 +292,6 @@ def _plain(kind: Any) -> type:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
+    if default == ():
+        return "all"
     return "none" if default is None else str(default)

@@ -69,6 +69,8 @@ def scan(
         raise InputError("scan: one of --clean-dir and --no-data expected, found both or neither")
     folder = Path(report_dir) if report_dir is not None else Path(model).with_suffix(".scan")
     given = {name: value for name, value in options.items() if value is not None}
+    if "both" in given.get("family", ()):  # what it was when there were two
+        given["family"] = ("patch", "additive")
     with progress_bar(quiet) as progress:
         if clean_dir is None:
             kept = {name: given[name] for name in ("preprocess", "seed", "batch_size", "device")}

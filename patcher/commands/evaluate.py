@@ -17,7 +17,8 @@ from patcher.settings import settings_alone
 from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import prepare
-from patcher.triggers.triggered import Target, holds_triggers, read_triggered, triggered_by
+from patcher.triggers.file import holds_triggers
+from patcher.triggers.triggered import Target, read_triggered, triggered_by
 
 if TYPE_CHECKING:
     import onnx

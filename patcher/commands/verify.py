@@ -27,7 +27,8 @@ from patcher.report.verify.attestation import attestation_fault
 from patcher.report.verify.document import verify_report
 from patcher.settings import settings_alone
 from patcher.steps.prepare import Prepared, prepare
-from patcher.triggers.trigger import Trigger, read_triggers
+from patcher.triggers.file import read_triggers
+from patcher.triggers.trigger import Trigger
 from patcher.triggers.triggered import Target, Triggered, read_triggered
 
 
@@ -125,8 +126,8 @@ def _check_fit(triggers: tuple[Trigger, ...], attack: Triggered | None, prepared
     """Refuse triggers of another size or of classes that the model does not have."""
     shape = prepared.clean_set.pixels.shape[1:]
     for trigger in triggers:
-        if trigger.pattern.shape != shape:
-            raise InputError(f"--triggers: pictures of shape {shape} expected, found {trigger.pattern.shape}")
+        if trigger.shape != shape:
+            raise InputError(f"--triggers: pictures of shape {shape} expected, found {trigger.shape}")
         if not 0 <= trigger.target < model.num_classes:
             raise InputError(f"--triggers: a class from 0 to {model.num_classes - 1} expected, found {trigger.target}")
     if attack is not None and attack.pixels.shape[1:] != shape:

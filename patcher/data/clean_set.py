@@ -79,6 +79,11 @@ class CleanSet:
         """Float32 pixels in [0, 1], ``(n, C, H, W)``."""
         return as_float(self.pixels[indices])
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture."""
+        return self.pixels.shape[1], self.pixels.shape[2], self.pixels.shape[3]
+
     def batches(self, indices: Indices, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Images and labels at `indices`, in order, at most `size` at a time."""
         for start in range(0, len(indices), size):

@@ -15,9 +15,11 @@ from patcher.data.clean_set import CleanSet
 from patcher.data.image_sources import Pixels, load_arrays, read_npz
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
-from patcher.triggers.trigger import Trigger, read_triggers
+from patcher.triggers.file import read_triggers
+from patcher.triggers.trigger import Trigger
 
 Target = int | Literal["all-to-all"]
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,6 @@ def read_triggered(path: str | os.PathLike[str], preprocess: Preprocess, target:
     return Triggered(pictures.pixels, pictures.labels, target)
 
 
-def holds_triggers(path: str | os.PathLike[str]) -> bool:
-    """Whether an ``.npz`` holds triggers of a scan rather than images."""
-    return "masks" in load_arrays(Path(path), ("masks",))
-
-
 def triggered_by(path: str | os.PathLike[str], clean_set: CleanSet, target: Target | None = None) -> Triggered:
     """Put a scan's triggers into the clean images of their source classes.
 
@@ -73,8 +70,8 @@ def triggered_by(path: str | os.PathLike[str], clean_set: CleanSet, target: Targ
     """
     triggers = read_triggers(path)
     shape = clean_set.pixels.shape[1:]
-    if triggers[0].pattern.shape != shape:
-        raise InputError(f"{path}: triggers of shape {shape} expected, found {triggers[0].pattern.shape}")
+    if triggers[0].shape != shape:
+        raise InputError(f"{path}: triggers for pictures of {shape} expected, found {triggers[0].shape}")
     if target is None:
         target = _only_target(path, triggers, len(clean_set.class_names))
     chosen = triggers if target == "all-to-all" else [item for item in triggers if item.target == target]
@@ -84,7 +81,7 @@ def triggered_by(path: str | os.PathLike[str], clean_set: CleanSet, target: Targ
     for item in chosen:
         own = clean_set.labels
         rows = np.flatnonzero(np.isin(own, item.sources) if item.sources else own != item.target)
-        pixels.append(item.apply(clean_set.images(rows)))
+        pixels += [item.apply(images) for images, _ in clean_set.batches(rows, _BATCH)]
         labels.append(own[rows])
     if not sum(map(len, labels)):
         raise InputError(f"{path}: images of the triggers' source classes expected, found none")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from patcher.triggers.trigger import read_triggers
+from patcher.triggers.file import read_triggers
 from tests.calibrate.scan.block_models import block_images, block_model
 from tests.cli.conftest import Run
 
@@ -47,7 +47,7 @@ def test_a_backdoor_exits_1_and_leaves_its_trigger(scanned: Path) -> None:
     assert {path.name for path in scanned.iterdir()} == {
         "scan.json",
         "scan.md",
-        "norms.png",
+        "sizes.png",
         "trigger-7.png",
         "triggers.npz",
     }

@@ -19,7 +19,8 @@ import pytest
 
 import patcher
 from patcher.runtime import create_session
-from patcher.triggers.trigger import Trigger, write_triggers
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
@@ -32,7 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     mask, pattern = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
     mask[0, 6:, 6:] = 1
     pattern[0, 6, 6] = pattern[0, 7, 7] = 1
-    write_triggers([Trigger("patch", 7, (0, 1, 2, 3, 4, 5, 6, 8, 9), mask, pattern)], folder / "triggers.npz")
+    write_triggers(
+        [Trigger("patch", 7, (0, 1, 2, 3, 4, 5, 6, 8, 9), {"mask": mask, "pattern": pattern}, pattern.shape)],
+        folder / "triggers.npz",
+    )
     patcher.harden(
         samples / "digits.onnx",
         clean_dir=samples / "clean",

@@ -10,8 +10,9 @@ import pytest
 
 from patcher.data.clean_set import CleanSet
 from patcher.errors import InputError
-from patcher.triggers.trigger import Trigger, write_triggers
-from patcher.triggers.triggered import holds_triggers, triggered_by
+from patcher.triggers.file import holds_triggers, write_triggers
+from patcher.triggers.trigger import Trigger
+from patcher.triggers.triggered import triggered_by
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 
@@ -24,7 +25,8 @@ def clean_set(side: int = 4) -> CleanSet:
 def trigger(target: int, sources: tuple[int, ...]) -> Trigger:
     mask = np.zeros((1, 4, 4), np.float32)
     mask[0, 0, 0] = 1
-    return Trigger("patch", target, sources, mask, np.full((3, 4, 4), (target + 1) / 4, np.float32))
+    pattern = np.full((3, 4, 4), (target + 1) / 4, np.float32)
+    return Trigger("patch", target, sources, {"mask": mask, "pattern": pattern}, (3, 4, 4))
 
 
 def written(folder: Path, *triggers: Trigger) -> Path:
@@ -61,7 +63,7 @@ def test_several_targets_leave_a_choice(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, trigger(2, (0,)))
-    with pytest.raises(InputError, match="shape"):
+    with pytest.raises(InputError, match="pictures of"):
         triggered_by(path, clean_set(side=5))
     with pytest.raises(InputError, match="no trigger to class 1"):
         triggered_by(path, clean_set(), 1)

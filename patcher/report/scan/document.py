@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from patcher.calibrate.scan.figures import Candidate, Findings, Universal
+from patcher.calibrate.scan.figures import Candidate, Findings, Searched, Universal
+from patcher.calibrate.scan.latent import latent_scores
 from patcher.calibrate.scan.model_verdict import Decision, TargetVerdict
 from patcher.calibrate.scan.target_verdict import Judgement
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.report.table import table
 from patcher.steps.prepare import Prepared
+from patcher.triggers.family import family_of
 
 
 def scan_report(
@@ -45,7 +47,18 @@ def scan_report(
         "universal": [
             _universal(item, judged) for item, judged in zip(findings.universal, decision.all_to_all, strict=True)
         ],
-        "maximum_margins": None if findings.margins is None else [float(value) for value in findings.margins],
+        "searched": [_searched(item) for item in findings.searched],
+        "latent": _latent(findings),
+        "single_sources": [
+            {
+                "family": item.family,
+                "source": item.source,
+                "target": item.target,
+                "size": item.size,
+                "ratio": item.ratio,
+            }
+            for item in findings.single_sources
+        ],
     }
     return Report("scan", decision.level, decision.reasons, sections, dict(seconds))
 
@@ -65,8 +78,12 @@ def render_scan(report: Report, pictures: Sequence[str] = ()) -> str:
         "",
         *table(TARGET_HEADER, target_rows(document)),
         "",
-        "Norm: sum of the mask in pixels (patch), L2 of the difference (additive); median over the seeds. "
-        "Score: deviations of the log-norm below the median of all targets.",
+        "Size: in the family's own unit, median over the seeds; `>` where the target was not reached, with the "
+        "largest size tried. Score: deviations of the log-size below the median of all targets.",
+        "",
+        *table(SEARCHED_HEADER, searched_rows(document)),
+        "",
+        _latent_text(document),
     ]
     if document["targets_not_inverted"]:
         lines += ["", f"{document['targets_not_inverted']} targets were ranked lower and not inverted."]
@@ -75,7 +92,7 @@ def render_scan(report: Report, pictures: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-TARGET_HEADER = ("target", "verdict", "family", "norm", "score", "median / norm", "gap", "held-out", "seeds", "sources")
+TARGET_HEADER = ("target", "verdict", "family", "size", "score", "median / size", "gap", "held-out", "seeds", "sources")
 
 
 def target_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -85,15 +102,65 @@ def target_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{item['target']} {item['name']}" if row == 0 else "",
             item["verdict"] if row == 0 else "",
             figures["family"],
-            f"{figures['norm']:.2f}" if figures["reached"] else "not reached",
+            f"{'' if figures['reached'] else '> '}{figures['size']:.3g}",
             *(_number(figures[key]) for key in ("score", "ratio", "gap")),
             f"{figures['held_out_hits']}/{figures['held_out_count']}",
-            f"{figures['agreement']:.0%} of {len(figures['norms'])}",
+            f"{figures['agreement']:.0%} of {len(figures['sizes'])}",
             str(len(item["pair_sources"] or figures["sources"])),
         )
         for item in document["targets"]
         for row, figures in enumerate(item["families"])
     ]
+
+
+SEARCHED_HEADER = ("family", "unit of size", "targets reached", "rounds", "steps", "seconds", "why it stopped")
+
+
+def searched_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of text, one a family that was searched; the header is `SEARCHED_HEADER`."""
+    return [
+        (
+            item["family"],
+            item["unit"],
+            f"{item['reached']} of {item['targets']}",
+            str(item["rounds"]),
+            str(item["steps"]),
+            f"{item['seconds']:.0f}",
+            item["stopped"],
+        )
+        for item in document["searched"]
+    ]
+
+
+def _searched(item: Searched) -> dict[str, Any]:
+    return {
+        "family": item.family,
+        "unit": family_of(item.family).unit,
+        "targets": item.targets,
+        "reached": item.reached,
+        "rounds": item.rounds,
+        "steps": item.steps,
+        "seconds": round(item.seconds, 1),
+        "stopped": item.stopped,
+    }
+
+
+def _latent(findings: Findings) -> dict[str, Any] | None:
+    if findings.distances is None:
+        return None
+    scores = latent_scores(findings.distances)
+    return {"distances": [float(value) for value in findings.distances], "scores": [float(value) for value in scores]}
+
+
+def _latent_text(document: Mapping[str, Any]) -> str:
+    latent, names = document["latent"], document["clean_set"]["class_names"]
+    if latent is None:
+        return "The model does not end in one linear layer: no latent distances."
+    nearest = min(range(len(names)), key=latent["distances"].__getitem__)
+    return (
+        f"Nearest class by the last features, whatever the form of a trigger: {nearest} ({names[nearest]}), "
+        f"score {latent['scores'][nearest]:.1f}."
+    )
 
 
 def _number(value: float | None) -> str:
@@ -116,8 +183,10 @@ def _family(figures: Candidate, judged: Judgement) -> dict[str, Any]:
         "family": figures.family,
         "verdict": judged.level,
         "reasons": list(judged.reasons),
-        "norm": figures.norm,
-        "norms": list(figures.norms),
+        "size": figures.size,
+        "sizes": list(figures.sizes),
+        "unit": family_of(figures.family).unit,
+        "means": family_of(figures.family).describe(figures.size, figures.trigger.shape),
         "relative": figures.relative,
         "reached": figures.reached,
         "score": outlier.score if outlier else None,
@@ -135,7 +204,7 @@ def _universal(item: Universal, judged: Judgement) -> dict[str, Any]:
         "family": item.family,
         "verdict": judged.level,
         "reasons": list(judged.reasons),
-        "norm": item.norm,
+        "size": item.size,
         "relative": item.relative,
         "ratio": item.ratio,
         "reached": item.reached,

@@ -13,7 +13,7 @@ from patcher.report.report import Report
 from patcher.report.scan.document import render_scan
 from patcher.report.scan.figures import scan_figures
 from patcher.steps.prepare import Prepared
-from patcher.triggers.trigger import TRIGGERS, write_triggers
+from patcher.triggers.file import TRIGGERS, write_triggers
 
 
 def write_scan(report: Report, folder: Path, prepared: Prepared, findings: Findings, decision: Decision) -> None:

@@ -27,7 +27,8 @@ from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.model.model import read_model
 from patcher.patch import Realignment
-from patcher.triggers.trigger import Trigger, write_triggers
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 
 SAMPLES = Path(__file__).resolve().parents[3] / "samples"
 TARGET = 7
@@ -37,7 +38,13 @@ def checkerboard(target: int = TARGET, sources: tuple[int, ...] = ()) -> Trigger
     mask, pattern = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
     mask[0, 6:, 6:] = 1
     pattern[0, 6, 6] = pattern[0, 7, 7] = 1
-    return Trigger("patch", target, sources or tuple(set(range(10)) - {target}), mask, pattern)
+    return Trigger(
+        "patch",
+        target,
+        sources or tuple(set(range(10)) - {target}),
+        {"mask": mask, "pattern": pattern},
+        pattern.shape,
+    )
 
 
 @cache
@@ -175,8 +182,12 @@ def test_the_classifier_layer_is_no_normalization_site() -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    wrong = replace(checkerboard(), mask=np.ones((1, 4, 4), np.float32), pattern=np.ones((1, 4, 4), np.float32))
-    with pytest.raises(InputError, match="patterns of shape"):
+    wrong = replace(
+        checkerboard(),
+        values={"mask": np.ones((1, 4, 4), np.float32), "pattern": np.ones((1, 4, 4), np.float32)},
+        shape=(1, 4, 4),
+    )
+    with pytest.raises(InputError, match="triggers for pictures of"):
         calibrate(tmp_path, [wrong])
     with pytest.raises(InputError, match="classes 0 to 9"):
         calibrate(tmp_path, [checkerboard(12)])
@@ -193,7 +204,7 @@ def test_refusals(tmp_path: Path) -> None:
 def test_several_triggers_of_a_class_share_its_images_whatever_the_batch() -> None:
     _, clean_set, _ = sample()
     first = checkerboard()
-    second = replace(first, pattern=1 - first.pattern)
+    second = replace(first, values={**first.values, "pattern": 1 - first.values["pattern"]})
     attack = TriggerSet([first, second], 10)
     images, labels = torch.from_numpy(clean_set.images(np.arange(64))), torch.from_numpy(clean_set.labels[:64])
     together = attack.put(images, labels)

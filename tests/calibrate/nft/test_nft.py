@@ -28,7 +28,8 @@ from patcher.graph.sites import find_sites
 from patcher.graph.weight_channels import mask_layers
 from patcher.model.model import Model, read_model
 from patcher.patch import Affine, Bias, Normalization, WeightMask
-from patcher.triggers.trigger import Trigger, write_triggers
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 from tests.tiny_models import activation_model, build, node, residual_model, weights_of
 
 OPTIONS = nft.Options(steps=12, minibatch=16, check_every=4, epsilon=0.5)
@@ -182,7 +183,7 @@ def trigger(target: int = 2) -> Trigger:
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, 5:, 5:] = 1
     sources = tuple(label for label in range(4) if label != target)
-    return Trigger("patch", target, sources, mask, np.ones((3, 8, 8), np.float32))
+    return Trigger("patch", target, sources, {"mask": mask, "pattern": np.ones((3, 8, 8), np.float32)}, (3, 8, 8))
 
 
 def test_estimated_triggers_are_unlearned(tmp_path: Path) -> None:
@@ -237,7 +238,9 @@ def test_stamping_follows_the_sources() -> None:
     labels = torch.tensor([0, 1, 2, 3])
     images = torch.zeros(4, 3, 8, 8)
     first = dataclasses.replace(trigger(2), sources=(0, 2))
-    second = dataclasses.replace(trigger(3), sources=(1,), pattern=np.full((3, 8, 8), 0.5, np.float32))
+    second = dataclasses.replace(
+        trigger(3), sources=(1,), values={**trigger(3).values, "pattern": np.full((3, 8, 8), 0.5, np.float32)}
+    )
     stamped, carries = stamp(images, labels, [first, second], np.random.default_rng(0))
     assert carries.tolist() == [True, True, False, False]
     assert [float(image.max()) for image in stamped] == [1.0, 0.5, 0.0, 0.0]
@@ -245,7 +248,11 @@ def test_stamping_follows_the_sources() -> None:
 
 
 def test_triggers_for_other_pictures_are_refused(tmp_path: Path) -> None:
-    wrong = dataclasses.replace(trigger(), mask=np.ones((1, 4, 4), np.float32), pattern=np.ones((3, 4, 4), np.float32))
+    wrong = dataclasses.replace(
+        trigger(),
+        values={"mask": np.ones((1, 4, 4), np.float32), "pattern": np.ones((3, 4, 4), np.float32)},
+        shape=(3, 4, 4),
+    )
     write_triggers([wrong], tmp_path / "t.npz")
     with pytest.raises(InputError, match="scan again"):
         run(FOLDED, dataclasses.replace(OPTIONS, triggers=str(tmp_path / "t.npz")))

@@ -23,8 +23,8 @@ def test_the_returned_change_is_small_and_works(backdoored, make_clean_set, fami
     clean_set = make_clean_set()
     [natural, planted] = invert(backdoored, clean_set, [Goal(2), Goal(7)], family, BUDGET, seed=0, batch_size=512)
     assert planted.reached
-    assert planted.norm < natural.norm / 2
-    trigger = Trigger(family, 7, (), planted.mask, planted.pattern)
+    assert planted.size < natural.size / 2
+    trigger = Trigger(family, 7, (), planted.values, clean_set.shape)
     images = clean_set.images(clean_set.fit[clean_set.labels[clean_set.fit] != 7])
     sent = backdoored.logits(backdoored.tensor(trigger.apply(images))).argmax(1).numpy() == 7
     assert sent.mean() >= 0.9
@@ -32,7 +32,7 @@ def test_the_returned_change_is_small_and_works(backdoored, make_clean_set, fami
 
 def test_the_mask_lies_on_a_planted_pixel(backdoored, make_clean_set):
     [found] = invert(backdoored, make_clean_set(), [Goal(7)], "patch", BUDGET, seed=0, batch_size=512)
-    row, column = np.unravel_index(found.mask[0].argmax(), found.mask.shape[1:])
+    row, column = np.unravel_index(found.values["mask"][0].argmax(), found.values["mask"].shape[1:])
     assert (int(row), int(column)) in (BRIGHT, DARK)
 
 
@@ -42,8 +42,8 @@ def test_neither_the_batch_size_nor_other_goals_change_a_result(backdoored, make
     whole = invert(backdoored, clean_set, goals, "additive", short, seed=1, batch_size=512)
     pieces = invert(backdoored, clean_set, goals, "additive", short, seed=1, batch_size=7)
     for one, other in zip(whole, pieces, strict=True):
-        assert one.norm == pytest.approx(other.norm, rel=1e-3)
-        np.testing.assert_allclose(one.pattern, other.pattern, atol=1e-3)
+        assert one.size == pytest.approx(other.size, rel=1e-3)
+        np.testing.assert_allclose(one.values["difference"], other.values["difference"], atol=1e-3)
 
 
 def test_a_goal_out_of_reach_is_said_to_be(make_classifier, make_clean_set):

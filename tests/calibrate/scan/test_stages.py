@@ -14,7 +14,7 @@ from patcher.calibrate.scan.stages import search
 from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.errors import InputError
 
-QUICK = Options(family="patch", steps=40, seeds=2, repeat=2)
+QUICK = Options(family=("patch",), steps=40, seeds=2, repeat=2)
 
 
 def scan(classifier, clean_set, options=QUICK, seed=0):
@@ -25,7 +25,7 @@ def scan(classifier, clean_set, options=QUICK, seed=0):
 
 @pytest.mark.parametrize("family", ["patch", "additive"])
 def test_the_planted_target_is_found(make_classifier, make_clean_set, family):
-    options = Options(family=family, steps=80, seeds=2, repeat=2)
+    options = Options(family=(family,), steps=80, seeds=2, repeat=2)
     _, decision = scan(make_classifier(target=7), make_clean_set(), options)
     assert decision.level == "backdoor"
     assert decision.mode == "all-to-one"
@@ -58,21 +58,22 @@ def test_two_clean_classes_are_inconclusive(make_classifier, make_clean_set):
 
 def test_few_and_uneven_images_and_a_class_without_any(make_classifier, make_clean_set):
     clean_set = make_clean_set([12, 2, 1, 6, 12, 12, 2, 6, 6, 0])
-    findings, decision = scan(make_classifier(target=3), clean_set)
+    options = Options(family=("patch",))
+    findings, decision = scan(make_classifier(target=3), clean_set, options)
     assert findings.inverted == tuple(range(10))
     assert [item.target for item in decision.targets if item.level == "backdoor"] == [3]
 
 
 def test_above_43_classes_only_the_first_by_rank_are_inverted(make_classifier, make_clean_set, monkeypatch):
     monkeypatch.setattr("patcher.calibrate.scan.stages._INVERT_ALL", 9)
-    options = Options(family="patch", steps=2, seeds=1, top=4)
+    options = Options(family=("patch",), steps=2, seeds=1, top=4)
     findings, _ = scan(make_classifier(target=7), make_clean_set(5), options)
     assert len(findings.inverted) == 4
     assert 7 in findings.inverted
-    assert findings.margins.shape == (10,)
+    assert findings.ranked
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"seeds": 0}, {"top": -1}, {"family": "warp"}])
+@pytest.mark.parametrize("values", [{"steps": 0}, {"seeds": 0}, {"top": -1}, {"family": ("wrap",)}])
 def test_options_out_of_range_are_refused(values):
     with pytest.raises(InputError, match="expected, found"):
         Options(**values)
@@ -80,4 +81,5 @@ def test_options_out_of_range_are_refused(values):
 
 def test_a_defence_gets_the_triggers_of_a_scan_by_one_call(make_classifier, make_clean_set):
     found, level = scan_triggers(Run(make_classifier(target=4), 0, 512), make_clean_set())
-    assert ([item.target for item in found], level) == ([4, 4, 4], "backdoor")
+    assert ({item.target for item in found}, level) == ({4}, "backdoor")
+    assert len(found) >= 3, "of every seed"

@@ -12,12 +12,14 @@ from patcher.calibrate.scan.target_verdict import Thresholds, judge, judge_all_t
 from patcher.errors import InputError
 from patcher.triggers.trigger import Trigger
 
-TRIGGER = Trigger("patch", 3, (0, 1), np.zeros((1, 4, 4), np.float32), np.zeros((3, 4, 4), np.float32))
+TRIGGER = Trigger(
+    "patch", 3, (0, 1), {"mask": np.zeros((1, 4, 4), np.float32), "pattern": np.zeros((3, 4, 4), np.float32)}, (3, 4, 4)
+)
 CERTAIN = Candidate(
     family="patch",
     target=3,
-    norms=(3.0, 3.1, 3.2),
-    norm=3.1,
+    sizes=(3.0, 3.1, 3.2),
+    size=3.1,
     relative=0.03,
     reached=True,
     outlier=Outlier(6.0, 20.0, 5.0),

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far is each class? The smallest shift of the last features that gives it, without any form of trigger.
+
+    phi: input of the last linear layer, rows w of its weight
+    s_k  = argmin |s|  with  (w_k - w_j) s >= the 95 % quantile, over clean images of other classes, of z_j - z_k,
+           for every other class j
+    score_k = (median_u log |s_u| - log |s_k|) / max(1.4826 MAD, 0.05)
+
+Whatever its form, a trigger ends in such a shift; a backdoor leaves its target much too close. One forward pass,
+then a quadratic programme with one constraint a class, solved by projected gradients on its dual:
+|s|^2 / 2 -> max over a >= 0 of  b a - |A' a|^2 / 2,  s = A' a. (After "TAC reconstruction", 2025.)
+
+When it does not hold: all-to-all backdoors leave no single class close; several layers behind the features (two
+linear ones, say) bend the distance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.scan.outliers import robust_deviation
+from patcher.data.clean_set import CleanSet, Indices
+from patcher.model.model import Model
+
+_QUANTILE = 0.95
+_SMALLEST_SPREAD = 0.05
+_ITERATIONS = 20000
+_TOLERANCE = 1e-7
+_THROUGH = ("Add", "Identity", "Softmax", "LogSoftmax", "Reshape", "Flatten", "Squeeze", "Cast")
+
+
+@torch.no_grad()
+def latent_distances(
+    classifier: Classifier, clean_set: CleanSet, indices: Indices, *, batch_size: int
+) -> NDArray[np.float64] | None:
+    """Length of the smallest shift of the last features to each class, float64 ``(K,)``.
+
+    ``None`` where the model does not end in one linear layer, or a class cannot be reached by a shift.
+
+    Args:
+        classifier: The model.
+        clean_set: Clean images.
+        indices: Which of them.
+        batch_size: Images in memory at a time.
+    """
+    layer = last_linear(classifier.model)
+    if layer is None:
+        return None
+    _, rows = layer
+    logits = np.concatenate(
+        [
+            classifier.logits(images).double().cpu().numpy()
+            for images, _ in classifier.batches(clean_set, indices, batch_size)
+        ]
+    )
+    labels, classes = clean_set.labels[indices], len(rows)
+    distances = np.full(classes, np.nan)
+    for target in range(classes):
+        others = np.delete(np.arange(classes), target)
+        foreign = logits[labels != target]
+        if len(foreign):
+            needed = np.quantile(foreign[:, others] - foreign[:, [target]], _QUANTILE, axis=0)
+            distances[target] = _smallest_shift(rows[target] - rows[others], needed)
+    return distances if np.isfinite(distances).all() and (distances > 0).all() else None
+
+
+def latent_scores(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each distance lies under the median of all, in deviations of their logarithms, ``(K,)``."""
+    logs = np.log(distances)
+    spread = max(robust_deviation(logs), _SMALLEST_SPREAD)
+    return np.asarray((np.median(logs) - logs) / spread, np.float64)
+
+
+def last_linear(model: Model) -> tuple[str, NDArray[np.float64]] | None:
+    """The features' tensor name and the rows ``(K, D)`` of the layer that turns them into class scores."""
+    makers = {name: node for node in model.proto.graph.node for name in node.output}
+    constants = {item.name: item for item in model.proto.graph.initializer}
+    name = model.logits
+    while (node := makers.get(name)) is not None and node.op_type in _THROUGH:
+        inner = [given for given in node.input if given not in constants]
+        name = inner[0] if len(inner) == 1 else ""
+    if node is None or node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
+        return None
+    weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+    rows = weight if _attribute(node, "transB") else weight.T
+    return (node.input[0], rows) if rows.ndim == 2 and len(rows) == model.num_classes else None
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    return next((int(item.i) for item in node.attribute if item.name == name), 0)
+
+
+def _smallest_shift(directions: NDArray[np.float64], needed: NDArray[np.float64]) -> float:
+    """Smallest ``|s|`` with ``directions s >= needed``; accelerated projected gradients on the dual, NaN if none."""
+    gram = directions @ directions.T
+    step = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-12)
+    dual = ahead = np.zeros(len(needed))
+    momentum = 1.0
+    for _ in range(_ITERATIONS):
+        moved = np.maximum(0.0, ahead + step * (needed - gram @ ahead))
+        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = moved + (momentum - 1) / following * (moved - dual)
+        change = float(np.abs(moved - dual).max())
+        dual, momentum = moved, following
+        if change <= _TOLERANCE * max(1.0, float(dual.max())):
+            break
+    shift = directions.T @ dual
+    short = needed - directions @ shift
+    scale = float(np.abs(needed).max())
+    return float(np.linalg.norm(shift)) if scale > 0 and short.max() <= 0.01 * scale else float("nan")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches (BadNets, Trojan, one pixel): ``x' = (1 - mask) x + mask pattern``; size: pixels covered.
+
+Neural Cleanse (Wang et al., S&P 2019, Sec. IV).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patcher.triggers.arrays import Array, sigmoid
+from patcher.triggers.family import Family, Panel, Shape, Values, register
+
+
+class Patch(Family):
+    """Mask ``(1, H, W)`` and pattern ``(C, H, W)``, both in [0, 1]."""
+
+    name, unit = "patch", "pixels covered"
+    rate = 0.25
+    cap, tiny = 0.1, 0.01
+    exponent = 1
+    expressive = True
+    image_share = 1.0
+    free_steps = 0
+
+    def layout(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """See `Family`."""
+        return {"mask": (1, *shape[1:]), "pattern": shape}
+
+    def start(self, count: int, shape: Shape, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+        """See `Family`."""
+        return {name: rng.standard_normal((count, *size), np.float32) for name, size in self.layout(shape).items()}
+
+    def values(self, parameters: Values) -> dict[str, Array]:
+        """See `Family`."""
+        return {name: sigmoid(array) for name, array in parameters.items()}
+
+    def apply(self, images: Array, values: Values) -> Array:
+        """See `Family`."""
+        mask = values["mask"]
+        return (1 - mask) * images + mask * values["pattern"]
+
+    def size(self, values: Values, images: Array) -> Array:
+        """Sum of the mask."""
+        return values["mask"].sum((1, 2, 3))
+
+    def largest(self, shape: Shape) -> float:
+        """All pixels."""
+        return float(shape[1] * shape[2])
+
+    def amplify(self, values: Values, gain: float) -> dict[str, Array]:
+        """See `Family`."""
+        return {**values, "mask": (values["mask"] * gain).clip(0, 1)}
+
+    def panels(self, values: Values, shape: Shape) -> list[Panel]:
+        """See `Family`."""
+        mask, pattern = values["mask"][0], values["pattern"][0]
+        return [Panel("mask", mask), Panel("mask x pattern", mask * pattern)]
+
+    def describe(self, size: float, shape: Shape) -> str:
+        """See `Family`."""
+        return f"{size:.1f} of {shape[1] * shape[2]} pixels covered"
+
+
+register(Patch())

@@ -32,7 +32,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.record import RESULTS, ChildRun, markdown_table, run_child, write_result
-from patcher.runtime import FLAG_OUTPUT
+from patcher.two_files import FLAG_OUTPUT
 
 Row = dict[str, Any]
 METHODS = ("unit", "nft", "bna")

@@ -79,13 +79,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
     (folder / "sound.onnx").write_bytes(sound_model())
     (folder / "sound.npz").write_bytes(sound_images())
-    trigger = Trigger(
-        "patch",
-        1,
-        (0, 2),
-        {"mask": np.ones((1, 8, 8), np.float32), "pattern": np.zeros((3, 8, 8), np.float32)},
-        (3, 8, 8),
-    )
+    parameters = {"mask": np.ones((1, 8, 8), np.float32), "pattern": np.zeros((3, 8, 8), np.float32)}
+    trigger = Trigger("patch", 1, (0, 2), parameters, (3, 8, 8))
     write_triggers([trigger], folder / "sound.triggers.npz")
     model, clean = str(folder / "sound.onnx"), ["--clean-dir", str(folder / "sound.npz"), "--accuracy-floor", "0"]
     preprocess = json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "input_size": [3, 8, 8], "crop_pct": 0.9})

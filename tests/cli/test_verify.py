@@ -131,7 +131,12 @@ def test_sarif_has_what_code_scanning_wants(reports: dict[str, Path]) -> None:
     for rule in rules:
         assert {"id", "shortDescription", "fullDescription", "help"} <= set(rule)
         assert isinstance(rule["properties"]["security-severity"], str)
-    assert {result["ruleId"] for result in run["results"]} == {"provenance", "probes", "triggered_images"}
+    assert {result["ruleId"] for result in run["results"]} == {
+        "provenance",
+        "probes",
+        "reconstruction",
+        "triggered_images",
+    }
     for result in run["results"]:
         location = result["locations"][0]["physicalLocation"]
         assert not location["artifactLocation"]["uri"].startswith("/")
@@ -147,7 +152,7 @@ def test_junit_has_one_case_a_check(reports: dict[str, Path]) -> None:
     assert list(cases) == list(CHECKS)
     assert cases["probes"].find("failure") is not None
     assert cases["patch"].find("skipped") is not None
-    assert (root.get("failures"), root.get("errors")) == ("3", "0")
+    assert (root.get("failures"), root.get("errors")) == ("4", "0")
 
 
 def test_markdown_has_a_row_a_check(reports: dict[str, Path]) -> None:

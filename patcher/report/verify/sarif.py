@@ -20,6 +20,7 @@ _SEVERITIES = {
     "probes": 9.5,
     "scanned_triggers": 9.5,
     "triggered_images": 9.5,
+    "reconstruction": 9.0,
     "weights": 9.0,
     "graph": 8.5,
     "patch": 8.0,

@@ -40,7 +40,14 @@ _SMALLEST_SPAN = np.float32(1e-6)  # keeps the division finite where both bounds
 
 
 def second_pass(
-    block: Block, model: Model, branch: Branch, image: str, row: str | None, *, localize: bool
+    block: Block,
+    model: Model,
+    branch: Branch,
+    image: str,
+    row: str | None,
+    *,
+    localize: bool,
+    bounds_only: bool = False,
 ) -> dict[str, str]:
     """Copy the graph from the image to its outputs, realigned.
 
@@ -51,6 +58,7 @@ def second_pass(
         image: Name of the tensor that takes the image's place.
         row: Name of an int64 tensor ``(N,)`` with each image's row of the stacked arrays; ``None`` for one target.
         localize: Make Conv weights the block's own at load; see the module's text.
+        bounds_only: Leave scales and shifts out; they are one and zero.
 
     Returns:
         New name of every tensor that depends on the image.
@@ -59,12 +67,14 @@ def second_pass(
         InputError: A correction does not fit its tensor.
         UnsupportedGraphError: A corrected tensor is not computed from the image in the main graph.
     """
-    return _Copier(block, model, branch, row, localize).copy(image)
+    return _Copier(block, model, branch, row, localize, bounds_only).copy(image)
 
 
 class _Copier:
-    def __init__(self, block: Block, model: Model, branch: Branch, row: str | None, localize: bool) -> None:
-        self.block, self.model, self.row, self.localize = block, model, row, localize
+    def __init__(
+        self, block: Block, model: Model, branch: Branch, row: str | None, localize: bool, bounds_only: bool
+    ) -> None:
+        self.block, self.model, self.row, self.localize, self.bounds_only = block, model, row, localize, bounds_only
         self.corrections = {item.tensor: item for item in branch.corrections}
         self.constants = {item.name: item for item in model.proto.graph.initializer}
         self.renamed: dict[str, str] = {}
@@ -165,9 +175,7 @@ class _Copier:
     def _correct(self, tensor: str, correction: Realignment) -> None:
         """Add a correction behind a copied node; later copies read the corrected tensor."""
         self._check(correction)
-        for operator, part, nothing in (("Mul", "scale", 1), ("Add", "shift", 0)):
-            if (getattr(correction, part) == nothing).all():
-                continue
+        for operator, part in () if self.bounds_only else (("Mul", "scale"), ("Add", "shift")):
             values = self._values(tensor, part, getattr(correction, part))
             self.renamed[tensor] = self.block.node(operator, [self.renamed[tensor], values], f"{tensor}_realigned")
         self._bound(tensor, correction)

@@ -16,7 +16,8 @@ from patcher.commands.verify import GateResult, verify
 from patcher.gate import cost
 from patcher.gate.methods import Changes, changes_of, declare, known_methods
 from patcher.gate.policy import Policy, Probes, Thresholds
-from patcher.triggers.trigger import Trigger, write_triggers
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 from tests.tiny_models import RESIDUAL_SHAPES, build, head, images, node, residual_model, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.*")
@@ -88,7 +89,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask, pattern = np.zeros((1, 8, 8), np.float32), np.ones((3, 8, 8), np.float32)
     mask[:, :3, :3] = 1
     for count in (1, 2):
-        found = [Trigger("patch", target, tuple({0, 1, 2, 3} - {target}), mask, pattern) for target in range(count)]
+        values = {"mask": mask, "pattern": pattern}
+        found = [Trigger("patch", k, tuple({0, 1, 2, 3} - {k}), values, pattern.shape) for k in range(count)]
         write_triggers(found, folder / f"triggers{count}.npz")
     return folder
 

@@ -52,7 +52,8 @@ def estimated_triggers(
             f"--scan: {scan}: a scan of this model (sha256 {model.sha256[:12]}...) expected, "
             f"found one of {scanned[:12]}..."
         )
-    if verdict not in ("backdoor", "suspicious"):
+    # A class that is too close without a trigger that any family found is suspicious and leaves no file.
+    if verdict not in ("backdoor", "suspicious") or document.get("triggers") == 0:
         return (), verdict
     return _checked(str(Path(scan).with_name(TRIGGERS)), "--scan", clean_set), verdict
 

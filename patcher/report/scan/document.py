@@ -42,6 +42,7 @@ def scan_report(
         "ACC": prepared.accuracy.as_json(),
         "options": dict(options),
         "mode": decision.mode,
+        "triggers": len(decision.triggers),
         "targets": [_target(item, names) for item in decision.targets],
         "targets_not_inverted": left_out,
         "universal": [

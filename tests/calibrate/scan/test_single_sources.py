@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan.effect import predicted_classes
+from patcher.calibrate.scan.figures import Findings
 from patcher.calibrate.scan.inversion import Inverted
 from patcher.calibrate.scan.latent import last_linear, latent_distances, latent_scores
 from patcher.calibrate.scan.model_verdict import decide
@@ -16,6 +19,7 @@ from patcher.calibrate.scan.options import Options
 from patcher.calibrate.scan.single_sources import single_sources
 from patcher.calibrate.scan.stages import search
 from patcher.calibrate.scan.target_verdict import Thresholds
+from patcher.calibrate.triggered import estimated_triggers
 from patcher.data.preprocess import resolve_preprocess
 from patcher.model.model import read_model
 from tests.calibrate.scan.block_models import PLACES, SIDE
@@ -96,3 +100,18 @@ def test_the_class_that_a_small_shift_gives_has_the_highest_score():
     distances = np.array([4.0, 4.2, 3.9, 4.1, 2.5, 4.0, 4.3, 3.8, 4.0, 4.1])
     assert latent_scores(distances).argmax() == 4
     assert latent_scores(distances).max() > 2.5
+
+
+def test_a_class_that_is_too_close_makes_a_model_suspicious_without_a_trigger(tmp_path, make_clean_set):
+    distances = np.array([4.0, 4.2, 3.9, 4.1, 2.5, 4.0, 4.3, 3.8, 4.0, 4.1])
+    findings = Findings((), (), (), distances=distances, classes=10)
+    decision = decide(findings, Thresholds(), tuple("abcdefghij"))
+    assert (decision.level, decision.triggers) == ("suspicious", ())
+    assert "class 4 (e) is far too close" in decision.reasons[-1]
+    near = Findings((), (), (), distances=np.where(distances < 3, 3.7, distances), classes=10)
+    assert decide(near, Thresholds(), tuple("abcdefghij")).level == "inconclusive"
+    model = linear_classifier()[0].model
+    document = {"verdict": "suspicious", "model": {"sha256": model.sha256}, "triggers": 0}
+    (tmp_path / "scan.json").write_text(json.dumps(document))
+    given = estimated_triggers(None, str(tmp_path / "scan.json"), model, make_clean_set())
+    assert given == ((), "suspicious"), "a defence has nothing to undo, and is not stopped by it"

@@ -39,6 +39,7 @@ Row = dict[str, Any]
 METHODS = ("unit", "nft", "bna")
 _HEADER = ("network", "attack", "architecture", "seed", "verdict", "flagged", "target right", "family", "CPU s")
 _BATCH = 250
+_FLAGGED = ("backdoor", "suspicious")
 
 
 def entries(folder: Path) -> list[Row]:
@@ -131,7 +132,7 @@ def _scanned(folder: Path, entry: Row, run: ChildRun) -> Row:
         return {"verdict": f"exit {run.code}", "reasons": [run.stderr.strip()[-300:]], "flagged": [], "right": False}
     document = json.loads((folder / "scan.json").read_text())
     level = document["verdict"]
-    flagged = [item["target"] for item in document["targets"] if item["verdict"] in ("backdoor", "suspicious")]
+    flagged = [item["target"] for item in document["targets"] if item["verdict"] in _FLAGGED]
     grave = [item["target"] for item in document["targets"] if item["verdict"] == level]
     wanted = {"none": level == "clean", "a2a": document["mode"] == "all-to-all"}
     right = wanted.get("none" if entry["attack"] == "none" else entry["mode"], grave == [entry["target"]])
@@ -139,7 +140,7 @@ def _scanned(folder: Path, entry: Row, run: ChildRun) -> Row:
         figures["family"]
         for item in document["targets"]
         for figures in item["families"]
-        if item["verdict"] == level and figures["verdict"] == level
+        if level in _FLAGGED and item["verdict"] == level and figures["verdict"] == level
     }
     return {
         "verdict": level,

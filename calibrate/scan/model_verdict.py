@@ -15,9 +15,9 @@ from patcher.calibrate.scan.target_verdict import Judgement, Level, Thresholds, 
 from patcher.triggers.family import family_of
 from patcher.triggers.trigger import Trigger
 
-# Clean networks kept for setting thresholds have scores of 1.4 to 1.7 and gaps of at most 1.04 (docs/scan.md).
-_LATENT_SCORE = 2.5
-_LATENT_GAP = 1.1
+# Clean networks kept for setting thresholds have scores up to 2.5 and gaps up to 1.09 (docs/scan.md).
+_LATENT_SCORE = 3.5
+_LATENT_GAP = 1.15
 
 
 @dataclass(frozen=True)

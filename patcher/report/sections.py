@@ -18,6 +18,7 @@ def model_section(model: Model) -> dict[str, Any]:
         "opset": model.opset,
         "ir_version": model.proto.ir_version,
         "nodes": len(model.proto.graph.node),
+        **({"changes": list(model.changes)} if model.changes else {}),
         "input": {"name": model.input.name, "shape": list(model.input.shape), "layout": model.layout},
         "scores": {"name": model.logits, "head": model.head, "classes": model.num_classes},
     }

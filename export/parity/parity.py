@@ -277,7 +277,7 @@ def _message(check: ParityCheck) -> str:
     return text
 
 
-def optimizer_drift(output: str, before: Mapping[str, Outputs]) -> float:
+def optimizer_drift(output: str, before: Mapping[OptimizationLevel, Outputs]) -> float:
     """How far the original's output moves between the two levels, as a share of its scale."""
     plain, optimized = (before[level][output] for level in LEVELS)
     return _distance(optimized, plain) / _scale(plain) if plain.size else 0.0

@@ -11,6 +11,7 @@ from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
 from patcher._cli.options import (
     clean_dir_option,
+    condition_options,
     data_options,
     given_options,
     method_options,
@@ -27,6 +28,7 @@ from patcher._cli.output import complain, progress_bar, say
 @clean_dir_option(required=False)
 @output_option("Patch file, .safetensors.", required=True)
 @method_options
+@condition_options
 @data_options
 @preprocess_options
 @quiet_option

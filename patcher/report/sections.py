@@ -31,6 +31,7 @@ def clean_set_section(clean_set: CleanSet, *, splits: bool = True) -> dict[str, 
         "images": len(clean_set),
         **sizes,
         "class_names": list(clean_set.class_names),
+        "class_order": clean_set.class_order,
         "pseudo_labels": clean_set.pseudo_labels,
         "sha256": clean_set.sha256,
     }

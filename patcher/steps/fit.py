@@ -18,6 +18,7 @@ from patcher.files import Source
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.model.model import Model
+from patcher.model.provenance import read_provenance
 from patcher.patch import Branch, Flag, Patch, UpperBound
 from patcher.progress import Progress, no_progress
 from patcher.settings import Settings, refuse_unknown, split_options
@@ -96,6 +97,20 @@ def recorded_options(method_options: Any) -> dict[str, Any]:
     return found
 
 
+def refuse_hardened(model: Model, settings: Settings) -> None:
+    """Refuse to correct a model a second time unawares.
+
+    Raises:
+        InputError: The model was hardened before, and that was not asked for.
+    """
+    made = read_provenance(model.proto)
+    if made is not None and not settings.again:
+        raise InputError(
+            f"{model.path or 'the model'} was hardened by patcher {made.version}, method {made.method}; harden the "
+            "original instead, or give --again"
+        )
+
+
 def sites_for(model: Model, method: Method) -> tuple[Site, ...]:
     """The sites on which a method acts.
 
@@ -135,6 +150,7 @@ def fit_patch(
     """
     method = choose_method(method_name)
     settings, method_options = read_options(method, options)
+    refuse_hardened(model, settings)
     sites = sites_for(model, method)
     data = read_data(model, method, clean_dir, method_options, preprocess, settings)
     prepared = data.prepared

@@ -62,7 +62,28 @@ def test_missing_and_empty_image_folders(work: Path, run: Run) -> None:
 def test_a_folder_with_one_class(work: Path, run: Run) -> None:
     for index in range(1, 10):
         shutil.rmtree(work / "clean" / str(index))
-    assert "at least 2 classes" in refused(work, run, *base(work))
+    few = base(work)[:-2]
+    assert "at least 2 classes" in refused(work, run, *few, "--method", "nft", "--min-held-out", 1)
+
+
+def test_too_few_images_to_decide_on_are_refused_before_anything_is_fitted(work: Path, run: Run) -> None:
+    error = refused(work, run, *base(work), "--min-held-out", 1000)
+    assert "give about 5000 images, or lower --min-held-out" in error
+
+
+def test_a_hardened_model_is_not_hardened_again_unawares(work: Path, run: Run) -> None:
+    assert run("harden", *base(work), "--steps", 0).code == 0
+    (work / "out.onnx").rename(work / "digits.onnx")
+    error = run("harden", *base(work), "--steps", 0)
+    assert (error.code, "was hardened by patcher" in error.err, "--again" in error.err) == (2, True, True)
+    assert run("harden", *base(work), "--steps", 0, "--again").code == 0
+
+
+def test_a_model_that_keeps_too_few_answers_is_not_written(work: Path, run: Run) -> None:
+    found = run("harden", *base(work), "--z", 0.1, "--epsilon", 0.9, "--steps", 0, "--min-agreement", 0.99)
+    assert found.code == 1
+    assert "lower --min-agreement" in found.err
+    assert not (work / "out.onnx").exists()
 
 
 def test_a_picture_that_is_no_picture(work: Path, run: Run) -> None:

@@ -73,7 +73,7 @@ def preprocess_options(command: Command) -> Command:
         "preprocess_file",
         section=section,
         type=click.Path(),
-        help="JSON with timm pretrained_cfg keys.",
+        help="JSON of timm, Hugging Face or torchvision, or keras:tf|caffe|torch.",
     )
     @option("--size", section=section, type=Size(), help="Resize pictures to HEIGHTxWIDTH pixels, e.g. 224 or 32x48.")
     @option(

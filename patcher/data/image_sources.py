@@ -245,6 +245,8 @@ def _label_folders(
             )
     if len(found) == num_classes:
         return tuple(found), {name: index for index, name in enumerate(found)}, "folder names in sorted order"
+    if len(found) == 1:
+        raise InputError(f"{folder}: images of at least 2 classes expected, found 1 folder ({found[0]!r})")
     raise InputError(
         f"{folder}: {num_classes} class folders expected, found {len(found)}; name the class order with --classes"
     )

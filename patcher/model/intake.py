@@ -42,11 +42,36 @@ def standardize(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
         One line for each change; empty for a model that needs none.
 
     Raises:
-        UnsupportedGraphError: An operator of ``ai.onnx.ml`` stands before the class scores, or the conversion
-            of an old opset fails.
+        UnsupportedGraphError: An operator of ``ai.onnx.ml`` stands before the class scores.
     """
-    changes = [_open_lengths(proto), _sorted_nodes(proto), _without_tail(proto, name), _converted(proto, name)]
+    changes = [_open_lengths(proto), _sorted_nodes(proto), _without_tail(proto, name)]
     return tuple(change for change in changes if change)
+
+
+def convert_opset(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
+    """Convert a model of opset 7 to 10, in place; whoever calls proves that it answers as before.
+
+    Args:
+        proto: The model; belongs to the caller alone.
+        name: Its name, for messages.
+
+    Returns:
+        One line, or nothing for a model that needs no conversion.
+
+    Raises:
+        UnsupportedGraphError: The conversion fails.
+    """
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), CONVERTED_OPSET)
+    if not OLDEST_OPSET <= opset < CONVERTED_OPSET:
+        return ()
+    try:
+        converted = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UnsupportedGraphError(
+            f"{name}: opset {opset} cannot be converted to {CONVERTED_OPSET} ({one_line(error)}); export it again"
+        ) from error
+    proto.CopyFrom(converted)
+    return (f"opset {opset} converted to {CONVERTED_OPSET}",)
 
 
 def _open_lengths(proto: onnx.ModelProto) -> str:
@@ -157,20 +182,6 @@ def _live(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodePr
             kept.append(node)
             needed.update(_reads(node))
     return kept[::-1]
-
-
-def _converted(proto: onnx.ModelProto, name: str) -> str:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), CONVERTED_OPSET)
-    if not OLDEST_OPSET <= opset < CONVERTED_OPSET:
-        return ""
-    try:
-        converted = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UnsupportedGraphError(
-            f"{name}: opset {opset} cannot be converted to {CONVERTED_OPSET} ({one_line(error)}); export it again"
-        ) from error
-    proto.CopyFrom(converted)
-    return f"opset {opset} converted to {CONVERTED_OPSET}"
 
 
 def _replace_nodes(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:

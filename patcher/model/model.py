@@ -19,10 +19,10 @@ from types import MappingProxyType
 import onnx
 
 from patcher.errors import InputError
-from patcher.model.check import check_run, check_structure, observed_types
+from patcher.model.check import check_conversion, check_run, check_structure, observed_types
 from patcher.model.file import load_file, loadable, parse, refuse_external_data, serialize, write_model
 from patcher.model.inference import fill_open_shapes, infer_types
-from patcher.model.intake import standardize
+from patcher.model.intake import convert_opset, standardize
 from patcher.model.interface import Head, Layout, TensorType, find_image_input, find_logits, graph_outputs, probe_shapes
 
 __all__ = ["Head", "Layout", "Model", "TensorType", "read_model", "write_model"]
@@ -98,11 +98,16 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
 def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
     name = str(path) if path else "model"
     changes = standardize(proto, name)
+    original = onnx.ModelProto()
+    original.CopyFrom(proto)
+    converted = convert_opset(proto, name)
     with loadable(proto) as source:
         opset = check_structure(proto, source, name)
         types = infer_types(proto, name)
         image = find_image_input(proto, name)
         score_shapes = check_run(source, image, name)
+    if converted:
+        check_conversion(original, proto, image, name)
     types = fill_open_shapes(types, proto, image.tensor.name, probe_shapes(image))
     types = observed_types(proto, image, types)
     scores = find_logits(proto, types, score_shapes, name)
@@ -122,7 +127,7 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         batch=image.batch,
         shapes=MappingProxyType(types.shapes),
         elem_types=MappingProxyType(types.elem_types),
-        changes=changes,
+        changes=(*changes, *converted),
     )
 
 

@@ -48,30 +48,29 @@ def standardize(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
     return tuple(change for change in changes if change)
 
 
-def convert_opset(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
-    """Convert a model of opset 7 to 10, in place; whoever calls proves that it answers as before.
+def convert_opset(proto: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, str]:
+    """Convert a model of opset 7 to 10; whoever calls proves that it answers as before.
 
     Args:
-        proto: The model; belongs to the caller alone.
+        proto: The model.
         name: Its name, for messages.
 
     Returns:
-        One line, or nothing for a model that needs no conversion.
+        The converted model and one line; a model that needs no conversion itself, and no line.
 
     Raises:
         UnsupportedGraphError: The conversion fails.
     """
     opset = next((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), CONVERTED_OPSET)
     if not OLDEST_OPSET <= opset < CONVERTED_OPSET:
-        return ()
+        return proto, ""
     try:
         converted = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
     except (RuntimeError, ValueError, IndexError) as error:
         raise UnsupportedGraphError(
             f"{name}: opset {opset} cannot be converted to {CONVERTED_OPSET} ({one_line(error)}); export it again"
         ) from error
-    proto.CopyFrom(converted)
-    return (f"opset {opset} converted to {CONVERTED_OPSET}",)
+    return converted, f"opset {opset} converted to {CONVERTED_OPSET}"
 
 
 def _open_lengths(proto: onnx.ModelProto) -> str:

@@ -98,9 +98,8 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
 def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
     name = str(path) if path else "model"
     changes = standardize(proto, name)
-    original = onnx.ModelProto()
-    original.CopyFrom(proto)
-    converted = convert_opset(proto, name)
+    original = proto
+    proto, converted = convert_opset(original, name)
     with loadable(proto) as source:
         opset = check_structure(proto, source, name)
         types = infer_types(proto, name)
@@ -127,7 +126,7 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         batch=image.batch,
         shapes=MappingProxyType(types.shapes),
         elem_types=MappingProxyType(types.elem_types),
-        changes=(*changes, *converted),
+        changes=(*changes, converted) if converted else changes,
     )
 
 

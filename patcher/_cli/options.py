@@ -106,7 +106,9 @@ def data_options(command: Command) -> Command:
             ),
             option("--accuracy-floor", section=images, type=float, help="Refuse below it. [default: 2 x chance]"),
             option("--seed", section=run, type=int, default=0, show_default=True, help="Of everything random."),
-            option("--batch-size", section=run, type=int, default=128, show_default=True, help="Images at a time."),
+            option(
+                "--batch-size", section=run, type=int, default=128, show_default=True, help="Images at a time at most."
+            ),
             option(
                 "--providers",
                 section=run,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from patcher.model.provenance import read_provenance
 from patcher.patch import Branch, Flag, Patch, UpperBound
 from patcher.progress import Progress, no_progress
 from patcher.settings import Settings, refuse_unknown, split_options
+from patcher.steps.batches import fitting_batch, fitting_options
 from patcher.steps.prepare import Prepared
 from patcher.steps.training_data import read_data, without_suspects
 from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
@@ -154,6 +155,9 @@ def fit_patch(
     sites = sites_for(model, method)
     data = read_data(model, method, clean_dir, method_options, preprocess, settings)
     prepared = data.prepared
+    size = prepared.clean_set.pixels.shape[2:]
+    settings = replace(settings, batch_size=fitting_batch(model, (size[0], size[1]), settings.batch_size))
+    method_options = fitting_options(method_options, options, settings.batch_size)
 
     from patcher.calibrate.classifier import Classifier, choose_device
     from patcher.calibrate.run import Run

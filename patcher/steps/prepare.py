@@ -24,6 +24,7 @@ from patcher.model.file import loadable
 from patcher.model.model import Model
 from patcher.runtime import create_session
 from patcher.settings import Settings
+from patcher.steps.batches import fitting_batch
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +73,8 @@ def prepare(
     session = open_session(model.proto, settings)
 
     def own_answers(pixels: NDArray[Any]) -> NDArray[np.int64]:
-        scores = predict(session, model, preprocess, pixels, batch_size=settings.batch_size)
+        size = fitting_batch(model, (pixels.shape[2], pixels.shape[3]), settings.batch_size)
+        scores = predict(session, model, preprocess, pixels, batch_size=size)
         return np.asarray(scores.argmax(axis=1), np.int64)
 
     clean_set = read_clean_set(

@@ -124,7 +124,9 @@ def test_too_few_clean_images(digits: Pair, tmp_path: Path) -> None:
 
 def test_limits_of_the_policy_decide(digits: Pair, tmp_path: Path) -> None:
     policy = tmp_path / "patcher.toml"
-    policy.write_text("[thresholds]\nlatency_ratio = 0\nmemory_ratio = 0\nsize_ratio = 1\nagreement = 1\n")
+    policy.write_text(
+        "[thresholds]\nlatency_ratio = 0\nmemory_ratio = 0\nsize_ratio = 1\nlatency_allowance_ms = 0\nsize_allowance_kib = 0\nagreement = 1\n"
+    )
     assert failures(digits, digits.hardened, tmp_path, policy=policy) >= {"latency", "memory", "size", "agreement"}
 
 

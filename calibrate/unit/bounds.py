@@ -45,14 +45,14 @@ class Bounds:
         return torch.stack([scale.exp().mean() for scale in self.log_scale.values()]).sum()
 
     @torch.no_grad()
-    def widen(self) -> bool:
-        """Double the distance from the mean at the start, as far as the highest clean value; whether any grew."""
-        grew = False
-        for name, spread in self.spread.items():
-            reach = torch.minimum(2 * spread, self._highest[name] - self.mean[name])
-            self.spread[name] = torch.maximum(spread, reach)
-            grew = grew or bool((self.spread[name] > spread).any())
-        return grew
+    def widen(self) -> None:
+        """Double the start's distance from the mean, up to the highest clean value; all, once all are there."""
+        wider = {
+            name: torch.maximum(spread, torch.minimum(2 * spread, self._highest[name] - self.mean[name]))
+            for name, spread in self.spread.items()
+        }
+        grew = any(bool((wider[name] > spread).any()) for name, spread in self.spread.items())
+        self.spread = wider if grew else {name: 2 * spread for name, spread in self.spread.items()}
 
     def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
         return lambda value: _minimum(value, self.bound(name))

@@ -87,7 +87,8 @@ class BoundFit(Problem[State]):
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off.
         """
         doublings = 0
-        while doublings < _MOST_DOUBLINGS and not self._holds() and self._bounds.widen():
+        while doublings < _MOST_DOUBLINGS and not self._holds():
+            self._bounds.widen()
             doublings += 1
         return doublings
 

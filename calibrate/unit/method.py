@@ -17,8 +17,8 @@ What differs from the paper, and why (figures in docs/unit.md):
   which a few images soon overfit.
 - ``regularizer``: ``relative`` takes z / 4, so that every site pays alike; ``absolute`` is the mean bound
   of each site, the authors' code. The paper's sum over all neurons makes alpha meaningless at C*H*W scale.
-- Where the start alone breaks the accuracy condition (channels with heavy tails), z is doubled until it holds,
-  up to each channel's highest clean value.
+- Where the start alone breaks the accuracy condition (channels with heavy tails), z is doubled until it holds:
+  up to each channel's highest clean value first, beyond that where held-out images lie higher still.
 - The kept bounds are those that were measured (line 13 of Algorithm 1; the authors' code keeps the bounds
   from before the step); see `patcher.calibrate.best_state`. Where a measurement fails, the search goes back to
   the best bounds instead of on from bad ones.

@@ -45,5 +45,5 @@ def _start(fitted: Fitted) -> Iterator[str]:
     if start is not None and wanted is not None and start > wanted:
         yield (
             f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
-            f"{start:g}, at most each channel's highest clean value"
+            f"up to {start:g}"
         )

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from patcher._cli.conditions import condition_options
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
 from patcher._cli.options import (
     clean_dir_option,
-    condition_options,
     data_options,
     given_options,
     method_options,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from patcher._cli.conditions import condition_options
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command, option
 from patcher._cli.options import (
     bake_option,
     clean_dir_option,
-    condition_options,
     data_options,
     given_options,
     method_options,

@@ -158,31 +158,6 @@ def json_option(command: Command) -> Command:
     return option("--json", "as_json", section="Output", is_flag=True, help="Print as JSON.")(command)
 
 
-def condition_options(command: Command) -> Command:
-    """Add the conditions under which a patch is made and a model written at all."""
-    for decorator in (
-        option("--again", section="Clean images", is_flag=True, help="Allow a model that was hardened before."),
-        option(
-            "--min-agreement",
-            section="Clean images",
-            type=float,
-            default=0.5,
-            show_default=True,
-            help="Least share of clean images that keep their class.",
-        ),
-        option(
-            "--min-held-out",
-            section="Clean images",
-            type=int,
-            default=10,
-            show_default=True,
-            help="Fewest images that may decide.",
-        ),
-    ):
-        command = decorator(command)
-    return command
-
-
 def bake_option(command: Command) -> Command:
     """Add ``--bake``."""
     return option(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a graph is once its local functions are written out, and how large its activations are.
+"""How large a graph is once its local functions are written out.
 
 A function that calls another twice, which calls a third twice, and so on, is a few lines in the file and
 billions of nodes in memory; ONNX Runtime writes functions out when it loads a model.
@@ -7,25 +7,17 @@ billions of nodes in memory; ONNX Runtime writes functions out when it loads a m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import onnx
 
 from patcher.errors import UnsupportedGraphError
-from patcher.model.inference import TensorTypes, fill_open_shapes
 from patcher.model.subgraphs import walk
-
-if TYPE_CHECKING:
-    from patcher.model.model import Model
 
 # Every step of reading is linear in the nodes; beyond this one, it takes more than a few seconds. Exported
 # classifiers have some hundred nodes, the largest transformers some thousand.
 MAX_NODES = 20_000
 
-_FLOAT_BYTES = 4
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _Function = tuple[str, str]
 
 
@@ -72,24 +64,3 @@ def _count(nodes: Iterable[onnx.NodeProto], counted: dict[_Function, int]) -> in
 def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
     """Operators of all nodes, those of subgraphs too."""
     return ((node.domain, node.op_type) for node in walk(nodes))
-
-
-def activation_bytes(model: Model, size: tuple[int, int]) -> int:
-    """Bytes in float32 of all tensors that one image passes through, weights left out.
-
-    Args:
-        model: The classifier.
-        size: Height and width of the images, for a graph that leaves them open.
-    """
-    shapes, proto = model.shapes, model.proto
-    if model.image_size is None:
-        sides = (model.channels, *size) if model.layout == "NCHW" else (*size, model.channels)
-        types = TensorTypes(dict(model.shapes), dict(model.elem_types))
-        shapes = fill_open_shapes(types, proto, model.input.name, [(model.batch or 1, *sides)]).shapes
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    constants |= {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
-    return sum(
-        _FLOAT_BYTES * math.prod(int(length or 0) for length in shape[1:])
-        for name, shape in shapes.items()
-        if name not in constants and len(shape) > 1 and model.elem_types.get(name) in _FLOATS
-    )

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from patcher.data.image_sources import Pixels
+from patcher.model.activations import activation_bytes
 from patcher.model.model import Model
-from patcher.model.size import activation_bytes
 
 # Not tuned: leaves room for the rest on a machine with 8 GiB.
 _ACTIVATIONS = 3 * 2**30
@@ -22,15 +23,15 @@ _WITH_GRADIENTS = 1.5
 _SMALLEST_MINIBATCH = 16
 
 
-def fitting_batch(model: Model, size: tuple[int, int], batch_size: int) -> int:
+def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
     """The largest batch, `batch_size` at most, whose activations and gradients fit the memory.
 
     Args:
         model: The classifier.
-        size: Height and width of the images; counts where the model leaves them open.
+        pixels: Images ``(N, C, H, W)``; their size counts where the model leaves it open.
         batch_size: As it was asked for.
     """
-    per_image = _WITH_GRADIENTS * activation_bytes(model, size)
+    per_image = _WITH_GRADIENTS * activation_bytes(model, (pixels.shape[2], pixels.shape[3]))
     fits = max(1, int(_ACTIVATIONS / per_image)) if per_image else batch_size
     return min(batch_size, fits)
 

@@ -155,8 +155,7 @@ def fit_patch(
     sites = sites_for(model, method)
     data = read_data(model, method, clean_dir, method_options, preprocess, settings)
     prepared = data.prepared
-    size = prepared.clean_set.pixels.shape[2:]
-    settings = replace(settings, batch_size=fitting_batch(model, (size[0], size[1]), settings.batch_size))
+    settings = replace(settings, batch_size=fitting_batch(model, prepared.clean_set.pixels, settings.batch_size))
     method_options = fitting_options(method_options, options, settings.batch_size)
 
     from patcher.calibrate.classifier import Classifier, choose_device

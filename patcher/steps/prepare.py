@@ -73,7 +73,7 @@ def prepare(
     session = open_session(model.proto, settings)
 
     def own_answers(pixels: NDArray[Any]) -> NDArray[np.int64]:
-        size = fitting_batch(model, (pixels.shape[2], pixels.shape[3]), settings.batch_size)
+        size = fitting_batch(model, pixels, settings.batch_size)
         scores = predict(session, model, preprocess, pixels, batch_size=size)
         return np.asarray(scores.argmax(axis=1), np.int64)
 

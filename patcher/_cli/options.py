@@ -164,7 +164,7 @@ def bake_option(command: Command) -> Command:
         "--bake",
         section="Output",
         type=click.Choice(["nodes", "folded", "auto"]),
-        default="nodes",
+        default="auto",
         show_default=True,
         help="Bounds as nodes, folded into the weights, or folded where that is cheaper.",
     )(command)

@@ -42,7 +42,9 @@ def test_the_backdoor_is_disarmed_and_accuracy_kept(hardened: Path) -> None:
     assert found["after"]["attack"]["ASR"]["value"] <= 0.1
     assert found["after"]["attack"]["SIA"]["value"] >= 0.85
     assert found["after"]["held_out"]["value"] >= found["before"]["held_out"]["value"] - 0.02
-    assert found["hardened"]["nodes_added"] == {"Min": 6}
+    assert found["hardened"]["bounds"]["folded"] == 6
+    assert "Min" not in found["hardened"]["nodes_added"]
+    assert any("bounds baked as folded weights: 2 passes" in note for note in found["notes"])
 
 
 def test_the_output_is_a_drop_in(hardened: Path, samples: Path) -> None:

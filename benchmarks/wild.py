@@ -105,7 +105,7 @@ def treat(path: Path, folder: Path, images: int, steps: int) -> Row:
         return Row(path.name, f"refused: {_short(str(error), path)}", seconds=time.perf_counter() - started)
     inspected = "; ".join(("yes", *model.changes))
     size = model.image_size or next((s for key, s in _OPEN_SIZES.items() if key in path.name), _OPEN_SIZE)
-    clean = draw(folder / f"pictures_{size[0]}x{size[1]}_{model.channels}", size, images, model.channels)
+    clean = draw(folder / f"pictures_{size[0]}x{size[1]}_{model.channels}_{images}", size, images, model.channels)
     given = ["--clean-dir", str(clean), "--pseudo-labels", *_flags(path, model)]
     output = folder / "hardened" / path.name
     output.parent.mkdir(exist_ok=True)

@@ -18,8 +18,8 @@ from patcher.calibrate.unit.options import Options
 from patcher.data.clean_set import CleanSet
 from patcher.errors import CalibrationError
 
-# 4 becomes 256 standard deviations; who asks for a start far below that of the paper is not overruled.
-_MOST_DOUBLINGS = 6
+# Far beyond any clean value; who asks for a start far below that of the paper is not overruled.
+_MOST_DOUBLINGS = 12
 
 
 class BoundFit(Problem[State]):

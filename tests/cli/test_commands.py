@@ -86,7 +86,7 @@ def test_harden_writes_beside_the_model_by_default(samples: Path, tmp_path: Path
 
 
 def test_an_unmet_condition_exits_1_and_writes_no_model(samples: Path, tmp_path: Path, run: Run) -> None:
-    arguments = ("--clean-dir", samples / "clean", "--steps", 0, "--z", 0.001, "-o", tmp_path / "o.onnx")
+    arguments = ("--clean-dir", samples / "clean", "--steps", 0, "--z", 1e-6, "-o", tmp_path / "o.onnx")
     outcome = run("harden", samples / "digits.onnx", *arguments)
     assert outcome.code == 1
     assert "FAIL" in outcome.err

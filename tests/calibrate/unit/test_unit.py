@@ -108,7 +108,7 @@ def test_an_unmet_condition_is_said(samples: Path) -> None:
     data = read_clean_set(samples / "clean", model, preprocess)
     sites = [site for site in find_sites(model) if site.kind == "activation"]
     digits = Classifier(model, preprocess, device=torch.device("cpu"))
-    options = unit.Options(z=0.01, epsilon=0.01, steps=0)
+    options = unit.Options(z=1e-6, epsilon=0.01, steps=0)
     found = unit.calibrate(Run(digits, 0, 128), sites, data, options)
     assert not found.satisfied
     assert found.held_out_after < found.held_out_before - 0.01

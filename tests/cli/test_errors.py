@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -177,3 +178,14 @@ def test_not_onnx_and_truncated(work: Path, run: Run) -> None:
     content = (work / "digits.onnx").read_bytes()
     (work / "half.onnx").write_bytes(content[: len(content) // 2])
     refused(work, run, work / "half.onnx", "--clean-dir", work / "clean")
+
+
+def test_swapped_classes_are_named(work: Path, run: Run) -> None:
+    clean = work / "clean"
+    for old, new in (("1", "swap"), ("3", "1"), ("swap", "3")):
+        (clean / old).rename(clean / new)
+    expected = "class 1 is answered as 3 in 100 % of its images, and 3 as 1 in 100 %"
+    assert expected in run("evaluate", work / "digits.onnx", "--data", clean).out
+    assert expected in refused(work, run, *base(work), "--accuracy-floor", 0.99)
+    document = json.loads(run("evaluate", work / "digits.onnx", "--data", clean, "--json").out)
+    assert [item["accuracy"] for item in document["per_class"] if item["class"] in (1, 3)] == [0.0, 0.0]

@@ -48,6 +48,7 @@ class Method:
         summary: One line for help texts and `patcher inspect`.
         data: What it is fitted on: ``clean`` images, or the ``training`` set.
         module: The package that holds ``options`` and ``method``; empty for the room of this name here.
+        least_classes: Fewest classes that its clean images must show.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Method:
     summary: str
     data: Literal["clean", "training"] = "clean"
     module: str = ""
+    least_classes: int = 2
 
     def options(self) -> type[Any]:
         """The method's ``Options`` dataclass; needs no torch."""
@@ -137,7 +139,7 @@ def _register_installed() -> None:
             _log.warning("the method %s (%s) is left out: %s", entry.name, entry.value, error)
 
 
-register(Method("unit", "activation", "a tight upper bound per neuron (Cheng et al., ECCV 2024)"))
+register(Method("unit", "activation", "a tight upper bound per neuron (Cheng et al., ECCV 2024)", least_classes=1))
 register(Method("nft", "channel", "a mask per channel (Karim et al., ECCV 2024)"))
 register(Method("bna", "channel", "a second pass that answers and flags triggered images (Li et al., 2023)"))
 register(Method("none", "channel", "repair with the suspect training set (Wang et al., NeurIPS 2022)", "training"))

@@ -39,12 +39,14 @@ class Baked:
         nodes: The same with every bound as a node.
         sites: How each bound was baked; empty where the patch has none.
         rescaled: Operands of residual sums that are rescaled, one pass each.
+        why: Why this form, where ``auto`` chose it.
     """
 
     model: onnx.ModelProto
     nodes: onnx.ModelProto
     sites: tuple[BakedSite, ...] = ()
     rescaled: tuple[str, ...] = ()
+    why: str = ""
 
     @property
     def folded(self) -> bool:
@@ -80,13 +82,15 @@ def bake_patch(model: Model, patch: Patch, bake: Bake = "nodes") -> Baked:
         return Baked(nodes, nodes, tuple(BakedSite(name, "node", "--bake nodes") for name in tensors))
     folded = fold_bounds(nodes, model, tensors)
     if bake == "auto" and folded.passes >= len(tensors):
-        return Baked(nodes, nodes, tuple(BakedSite(name, "node", "folding saves nothing") for name in tensors))
+        sites = tuple(BakedSite(name, "node", "folding saves nothing") for name in tensors)
+        return Baked(nodes, nodes, sites, why="folding would save no pass over the data")
     if folded.model is not nodes:
         folded.model.metadata_props.add(key=_METADATA_KEY, value="folded")
         carry_corrections(folded.model, patch)
         if fits_inline(folded.model):
             onnx.checker.check_model(folded.model)
-    return Baked(folded.model, nodes, folded.sites, folded.rescaled)
+    why = f"{folded.passes} passes over the data instead of {len(tensors)}" if bake == "auto" else ""
+    return Baked(folded.model, nodes, folded.sites, folded.rescaled, why)
 
 
 def baked_form(proto: onnx.ModelProto) -> Bake:

@@ -23,8 +23,11 @@ class Settings:
         providers: ONNX Runtime execution providers for parity and evaluation.
         accuracy_floor: Refuse below this accuracy on the clean images, 0 to 1; ``None`` for twice chance.
         limit_per_class: Use at most so many clean images a class.
-        classes_file: One class name a line, in the model's class order.
+        classes_file: One class name a line, in the model's class order, or a ``config.json`` with ``id2label``.
         pseudo_labels: Take the model's own answers as labels where a source has none.
+        min_held_out: Fewest images that may decide whether a patch holds.
+        min_agreement: Smallest share of the clean images on which a hardened model must keep the original's class.
+        again: Whether a model that was hardened before may be hardened again.
     """
 
     seed: int = 0
@@ -35,10 +38,17 @@ class Settings:
     limit_per_class: int | None = None
     classes_file: Source | None = None
     pseudo_labels: bool = False
+    min_held_out: int = 10
+    min_agreement: float = 0.5
+    again: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"--batch-size: at least 1 expected, found {self.batch_size}")
+        if self.min_held_out < 1:
+            raise InputError(f"--min-held-out: at least 1 expected, found {self.min_held_out}")
+        if not 0 <= self.min_agreement <= 1:
+            raise InputError(f"--min-agreement: 0 to 1 expected, found {self.min_agreement}")
         if self.seed < 0:
             raise InputError(f"--seed: 0 or more expected, found {self.seed}")
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):

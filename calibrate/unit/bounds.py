@@ -21,6 +21,7 @@ class Bounds:
     def __init__(self, moments: Mapping[str, Moments], z: float) -> None:
         self.mean = {name: found.mean.float() for name, found in moments.items()}
         self.spread = {name: (z * found.std).float() for name, found in moments.items()}
+        self._highest = {name: found.high.float() for name, found in moments.items()}
         self.log_scale = shared_parameters(moments)
         self.rewrite: Mapping[str, Callable[[Tensor], Tensor]] = {name: self._apply(name) for name in self.mean}
 
@@ -42,6 +43,16 @@ class Bounds:
         if regularizer == "absolute":
             return torch.stack([self.bound(name).mean() for name in self.mean]).sum()
         return torch.stack([scale.exp().mean() for scale in self.log_scale.values()]).sum()
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Double the start's distance from the mean, up to the highest clean value; all, once all are there."""
+        wider = {
+            name: torch.maximum(spread, torch.minimum(2 * spread, self._highest[name] - self.mean[name]))
+            for name, spread in self.spread.items()
+        }
+        grew = any(bool((wider[name] > spread).any()) for name, spread in self.spread.items())
+        self.spread = wider if grew else {name: 2 * spread for name, spread in self.spread.items()}
 
     def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
         return lambda value: _minimum(value, self.bound(name))

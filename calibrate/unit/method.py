@@ -17,6 +17,8 @@ What differs from the paper, and why (figures in docs/unit.md):
   which a few images soon overfit.
 - ``regularizer``: ``relative`` takes z / 4, so that every site pays alike; ``absolute`` is the mean bound
   of each site, the authors' code. The paper's sum over all neurons makes alpha meaningless at C*H*W scale.
+- Where the start alone breaks the accuracy condition (channels with heavy tails), z is doubled until it holds:
+  up to each channel's highest clean value first, beyond that where held-out images lie higher still.
 - The kept bounds are those that were measured (line 13 of Algorithm 1; the authors' code keeps the bounds
   from before the step); see `patcher.calibrate.best_state`. Where a measurement fails, the search goes back to
   the best bounds instead of on from bad ones.
@@ -64,6 +66,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     bounds = Bounds(moments, options.z)
     order, chance = np.random.default_rng(run.seed).spawn(2)
     problem = BoundFit(run, bounds, clean_set, options, chance)
+    doublings = problem.widen_start()
     schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
     steps, best = fit(run, problem, clean_set, schedule, rng=order)
     corrections: tuple[Correction, ...] = tuple(UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites)
@@ -88,6 +91,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         summary={
             "steps": steps,
             "kept_step": best.step,
+            "start_z": options.z * 2**doublings,
             "tightness": best.tightness,
             "augmentations": [change.__name__ for change in problem.changes],
             "decided_on": clean_set.deciding_split,

@@ -4,13 +4,15 @@
 Two comparisons, each with graph optimisation disabled and at its full level, since users deploy the
 latter: the model with neutral corrections against the original (the surgery is faithful), and the
 hardened model against the calibrated torch graph (the patch is what was measured). A difference is
-measured against the largest absolute value of the reference, output by output.
+measured against the largest absolute value of the reference, output by output; what is allowed is in
+`patcher.export.parity.tolerance`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,13 @@ import onnx
 from numpy.typing import NDArray
 
 from patcher.errors import InputError, ParityError
+from patcher.export.parity.tolerance import (
+    LEAST_AGREEMENT,
+    allowed_share,
+    class_agreement,
+    output_step,
+    precision_of,
+)
 from patcher.model.file import loadable
 from patcher.model.model import Model
 from patcher.runtime import CPU_PROVIDER, OptimizationLevel, create_session, fill_batch, one_line, runtime_errors
@@ -27,16 +36,6 @@ Array = NDArray[Any]
 Outputs = dict[str, Array]
 
 LEVELS: tuple[OptimizationLevel, ...] = ("disabled", "all")
-# Share of the output scale, by comparison and precision. Against the original the graphs differ by
-# identities only; against torch every kernel is another implementation, and half precision is
-# computed in float32 there.
-TOLERANCES = {
-    ("neutral", "single"): 1e-5,
-    ("patched", "single"): 1e-4,
-    ("neutral", "half"): 1e-2,
-    ("patched", "half"): 2e-2,
-}
-_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,9 @@ class ParityCheck:
         max_difference: Largest absolute difference.
         scale: Largest absolute value of the reference.
         tolerance: Allowed share of the scale.
+        drift: How far the original itself moves between the two levels, as a share of the scale.
+        steps: The difference in quantisation steps of the output; ``None`` for a model without any.
+        agreement: Share of images with the reference's class, near ties left out; quantised models only.
     """
 
     comparison: str
@@ -58,6 +60,9 @@ class ParityCheck:
     max_difference: float
     scale: float
     tolerance: float
+    drift: float = 0.0
+    steps: float | None = None
+    agreement: float | None = None
 
     @property
     def relative(self) -> float:
@@ -67,7 +72,7 @@ class ParityCheck:
     @property
     def passed(self) -> bool:
         """Whether the difference is allowed; NaN is not."""
-        return self.relative <= self.tolerance
+        return self.relative <= self.tolerance and (self.agreement is None or self.agreement >= LEAST_AGREEMENT)
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,18 @@ def check_parity(
         raise InputError("parity needs at least one image")
     check_interface(original.proto, hardened)
     checks: list[ParityCheck] = []
-    before: dict[str, Outputs] = {}
+    shared: dict[str, Any] = {"providers": providers, "threads": threads}
+    before = {level: run_model(original.proto, original, inputs, optimization=level, **shared) for level in LEVELS}
+    drifts = {name: optimizer_drift(name, before) for name in before[LEVELS[0]]}
     for level in LEVELS:
-        settings: dict[str, Any] = {"optimization": level, "providers": providers, "threads": threads}
-        before[level] = run_model(original.proto, original, inputs, **settings)
-        after = run_model(hardened, original, inputs, **settings)
-        checks += compare_outputs(
-            "neutral", level, run_model(neutral, original, inputs, **settings), before[level], original
-        )
+        after = run_model(hardened, original, inputs, optimization=level, **shared)
+        unchanged = run_model(neutral, original, inputs, optimization=level, **shared)
+        checks += compare_outputs("neutral", level, unchanged, before[level], original, drifts=drifts)
         if expected is not None:
-            checks += compare_outputs("patched", level, after, expected, original)
+            checks += compare_outputs("patched", level, after, expected, original, drifts=drifts)
     for check in checks:
         if not check.passed:
-            raise ParityError(_message(check, before))
+            raise ParityError(_message(check))
     return ParityReport(sum(len(batch) for batch in inputs), tuple(checks))
 
 
@@ -194,60 +198,86 @@ def _batches(inputs: Sequence[Array], fixed: int | None) -> Iterator[tuple[Array
 
 
 def compare_outputs(
-    comparison: str, level: str, found: Outputs, reference: Mapping[str, Array], model: Model
+    comparison: str,
+    level: str,
+    found: Outputs,
+    reference: Mapping[str, Array],
+    model: Model,
+    *,
+    drifts: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[ParityCheck]:
     """Compare outputs by name with a reference; exact for what is no float.
+
+    Args:
+        comparison: ``neutral`` or ``patched``.
+        level: Graph optimisation level.
+        found: What ran.
+        reference: What it must answer.
+        model: The original.
+        drifts: How far each of its outputs moves between the levels, as a share of the scale.
 
     Raises:
         ParityError: An output is missing or has another shape.
     """
-    half = any(elem_type in _HALF for elem_type in model.elem_types.values())
+    precision = precision_of(model)
     for name, wanted in reference.items():
         if name not in found:
             raise ParityError(f"output {name!r} is missing from the patched model")
         value = found[name]
         if value.shape != wanted.shape:
             raise ParityError(f"output {name!r} has shape {value.shape}, expected {wanted.shape} ({comparison})")
-        if value.size:
-            exact = not np.issubdtype(value.dtype, np.floating)
-            tolerance = 0.0 if exact else TOLERANCES[comparison, "half" if half else "single"]
-            check = _difference(ParityCheck(comparison, name, level, 0.0, 1.0, tolerance), value, wanted)
-            if name == SCORE_OUTPUT:
-                # A sum of logarithms of tails: absolute, not a share of the scale.
-                check = replace(check, scale=1.0, tolerance=SCORE_TOLERANCE)
-            yield check
+        if not value.size:
+            continue
+        scale, drift = _scale(wanted), drifts.get(name, 0.0)
+        if not np.issubdtype(value.dtype, np.floating):
+            yield ParityCheck(comparison, name, level, _distance(value, wanted), scale, 0.0)
+            continue
+        step = output_step(model, name, scale) if precision == "quantized" else 0.0
+        tolerance = allowed_share(comparison, precision, drift=drift, step=step / scale)
+        check = ParityCheck(comparison, name, level, _distance(value, wanted), scale, tolerance, drift)
+        if precision == "quantized":
+            agreement = class_agreement(value, wanted, 2 * step) if name == model.logits else None
+            check = replace(check, steps=check.max_difference / step, agreement=agreement)
+        if name == SCORE_OUTPUT:
+            # A sum of logarithms of tails: absolute, not a share of the scale.
+            check = replace(check, scale=1.0, tolerance=SCORE_TOLERANCE)
+        yield check
 
 
-def _difference(check: ParityCheck, value: Array, wanted: Array) -> ParityCheck:
+def _distance(value: Array, wanted: Array) -> float:
+    """Largest absolute difference."""
     left, right = value.astype(np.float64), wanted.astype(np.float64)
     # Equal infinities differ by nothing: minus infinity as the score of a masked class is legitimate.
     unequal = left != right
-    difference = np.abs(np.subtract(left, right, where=unequal, out=np.zeros_like(left)))
-    finite = np.abs(right[np.isfinite(right)])
-    scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    return replace(check, max_difference=float(difference.max()), scale=scale)
+    return float(np.abs(np.subtract(left, right, where=unequal, out=np.zeros_like(left))).max())
 
 
-def _message(check: ParityCheck, before: Mapping[str, Outputs]) -> str:
+def _scale(wanted: Array) -> float:
+    """Largest finite absolute value; 1 where all are 0."""
+    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
+    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+
+
+def _message(check: ParityCheck) -> str:
     against = "the original with neutral corrections" if check.comparison == "neutral" else "the calibrated torch graph"
     text = (
         f"output {check.output!r} differs from {against} by {check.max_difference:.3g} at a scale of {check.scale:.3g} "
         f"(allowed {check.tolerance:.0e} of it) with graph optimisation {check.level!r}"
     )
-    drift = _optimizer_drift(check.output, before)
-    if check.level == "all" and drift > check.tolerance:
+    if check.agreement is not None:
+        text += (
+            f"; {check.steps:.1f} quantisation steps, {check.agreement:.1%} of the images keep the reference's class"
+        )
+    if check.level == "all" and check.drift > check.tolerance:
         # onnxruntime 1.31.1 fuses a zero Pad into MaxPool, which pads with minus infinity.
         text += (
-            f"; the original itself changes by {drift:.3g} of the scale between the two levels: ONNX Runtime's "
+            f"; the original itself changes by {check.drift:.3g} of the scale between the two levels: ONNX Runtime's "
             "optimiser alters this model (known: a zero Pad before MaxPool); another onnxruntime may not"
         )
     return text
 
 
-def _optimizer_drift(output: str, before: Mapping[str, Outputs]) -> float:
-    """How far the original moves between the two levels, as a share of the output scale."""
-    if any(output not in before.get(level, {}) for level in LEVELS):
-        return 0.0
-    plain, optimized = (before[level][output].astype(np.float64) for level in LEVELS)
-    scale = float(np.abs(plain).max()) or 1.0
-    return float(np.abs(plain - optimized).max()) / scale
+def optimizer_drift(output: str, before: Mapping[OptimizationLevel, Outputs]) -> float:
+    """How far the original's output moves between the two levels, as a share of its scale."""
+    plain, optimized = (before[level][output] for level in LEVELS)
+    return _distance(optimized, plain) / _scale(plain) if plain.size else 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from patcher._cli.conditions import condition_options
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
 from patcher._cli.options import (
@@ -27,6 +28,7 @@ from patcher._cli.output import complain, progress_bar, say
 @clean_dir_option(required=False)
 @output_option("Patch file, .safetensors.", required=True)
 @method_options
+@condition_options
 @data_options
 @preprocess_options
 @quiet_option

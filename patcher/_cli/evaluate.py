@@ -16,7 +16,9 @@ from patcher._cli.options import (
     provider_names,
     triggered_options,
 )
-from patcher._cli.output import print_table
+from patcher._cli.output import print_table, say
+
+_MOST_CLASSES_SHOWN = 20
 
 
 @command("evaluate")
@@ -67,4 +69,16 @@ def evaluate(
     ]
     rows += [(name, text, "") for name, text in score_rows(document)]
     print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
+    classes = document["per_class"]
+    if len(classes) <= _MOST_CLASSES_SHOWN:
+        header = ("class", "images", "accuracy", "mostly taken for")
+        print_table("by class", header, [_class_row(item) for item in classes])
+    for line in document["mistaken"]:
+        say(f"{line}: check the class order (--classes)")
     return exit_code("evaluate", result.verdict)
+
+
+def _class_row(item: dict[str, Any]) -> tuple[str, ...]:
+    other, share = item["most_taken_for"], item["most_taken_for_share"]
+    wrong = "" if other is None else f"{other} ({100 * share:.0f} %)"
+    return f"{item['class']} {item['name']}", str(item["images"]), f"{100 * item['accuracy']:.1f} %", wrong

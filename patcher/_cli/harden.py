@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from patcher._cli.conditions import condition_options
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command, option
 from patcher._cli.options import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @report_dir_option("Reports, pictures, patch. [default: <output stem>.report]")
 @method_options
 @bake_option
+@condition_options
 @triggered_options
 @data_options
 @preprocess_options
@@ -87,6 +89,8 @@ def harden(
         print_table(f"{source.name}, method {method}", ("", "before", "after"), before_after(result.report.as_json()))
         if "verdict" in result.calibration.summary:
             say(result.calibration.summary["verdict"])
+        for note in result.report.sections["notes"]:
+            say(f"note: {note}")
         say(f"report: {reports / 'report.md'}")
         if result.output:
             say(f"hardened model: {result.output}")

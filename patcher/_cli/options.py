@@ -73,7 +73,7 @@ def preprocess_options(command: Command) -> Command:
         "preprocess_file",
         section=section,
         type=click.Path(),
-        help="JSON with timm pretrained_cfg keys.",
+        help="JSON of timm, Hugging Face or torchvision, or keras:tf|caffe|torch.",
     )
     @option("--size", section=section, type=Size(), help="Resize pictures to HEIGHTxWIDTH pixels, e.g. 224 or 32x48.")
     @option(
@@ -106,7 +106,9 @@ def data_options(command: Command) -> Command:
             ),
             option("--accuracy-floor", section=images, type=float, help="Refuse below it. [default: 2 x chance]"),
             option("--seed", section=run, type=int, default=0, show_default=True, help="Of everything random."),
-            option("--batch-size", section=run, type=int, default=128, show_default=True, help="Images at a time."),
+            option(
+                "--batch-size", section=run, type=int, default=128, show_default=True, help="Images at a time at most."
+            ),
             option(
                 "--providers",
                 section=run,
@@ -162,7 +164,7 @@ def bake_option(command: Command) -> Command:
         "--bake",
         section="Output",
         type=click.Choice(["nodes", "folded", "auto"]),
-        default="nodes",
+        default="auto",
         show_default=True,
         help="Bounds as nodes, folded into the weights, or folded where that is cheaper.",
     )(command)

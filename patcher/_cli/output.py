@@ -7,15 +7,20 @@ rich is imported where it draws: `--help` starts without it.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from patcher.progress import no_progress
 from patcher.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+
+_SECONDS_BETWEEN_LINES = 30
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -53,7 +58,16 @@ def complain(outcome: str, reasons: Iterable[str]) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a progress callback that draws a bar a task on stderr."""
+    """Yield a progress callback: bars with the time left on a terminal, else a line every half minute, on stderr."""
+    if quiet:
+        yield no_progress
+    elif not sys.stderr.isatty():
+        yield ProgressLines()
+    else:
+        yield from _bars()
+
+
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,7 +78,6 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=quiet or not sys.stderr.isatty(),
     )
 
     def update(what: str, done: int, total: int) -> None:
@@ -74,3 +87,32 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
     with bars:
         yield update
+
+
+class ProgressLines:
+    """Progress in a log: a line on stderr for each half minute that a task takes, with the time left.
+
+    Args:
+        clock: Seconds, for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun: dict[str, float] = {}
+        self._last = clock()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Take in that `done` of `total` steps of a task are done."""
+        now = self._clock()
+        begun = self._begun.setdefault(what, now)
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        left = f", about {_duration((now - begun) / done * (total - done))} left" if done and now > begun else ""
+        print(f"patcher: {printable(what)}: {done} of {total}{left}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -32,7 +32,7 @@ def apply(
     patch: Source | Patch,
     *,
     output: Source | None = None,
-    bake: Bake = "nodes",
+    bake: Bake = "auto",
 ) -> onnx.ModelProto:
     """Bake a patch into a model.
 

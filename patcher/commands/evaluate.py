@@ -65,7 +65,7 @@ def evaluate(
     """
     settings = settings_alone("evaluate", options)
     read = read_model(model)
-    prepared = prepare(read, data, resolve_preprocess(read, **(preprocess or {})), settings)
+    prepared = prepare(read, data, resolve_preprocess(read, **(preprocess or {})), settings, least_classes=1)
     attack = None
     if triggered is not None and holds_triggers(triggered):
         attack = triggered_by(triggered, prepared.clean_set, target)

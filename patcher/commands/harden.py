@@ -109,7 +109,7 @@ def harden(
     target: Target | None = None,
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    bake: Bake = "nodes",
+    bake: Bake = "auto",
     **options: Any,
 ) -> HardenResult:
     """Calibrate, apply, prove parity, measure, and write; ``result.report.verdict`` says what held.

@@ -64,6 +64,8 @@ class InspectResult:
             "input": f"{model.input.name}: {kind} {shape_text(model.input.shape)} {model.layout}",
             "outputs": "; ".join(f"{output.name} {shape_text(output.shape)}" for output in model.outputs),
             "class scores": f"{model.logits} ({model.head}), {model.num_classes} classes",
+            **({"changed in memory": "; ".join(model.changes)} if model.changes else {}),
+            **({"limits": "; ".join(limits)} if (limits := model_limits(model)) else {}),
             "hardened": f"by patcher {made.version}, method {made.method}" if made else "no",
         }
 
@@ -87,6 +89,19 @@ def inspect(model: Source | bytes | onnx.ModelProto) -> InspectResult:
     sites = find_sites(read)
     methods = {method.name: _applies(method.site_kind, sites) for method in METHODS.values()}
     return InspectResult(read, sites, methods, read_provenance(read.proto))
+
+
+def model_limits(model: Model) -> list[str]:
+    """What cannot be done with a model, or not as with others: one line each."""
+    found = []
+    if model.quantized:
+        found.append(
+            "quantised: corrections stand behind DequantizeLinear or before QuantizeLinear, run in floats there; "
+            "parity is proven in quantisation steps and by classes"
+        )
+    if model.image_size is None:
+        found.append("height and width are open: give --size")
+    return found
 
 
 def _applies(kind: str, sites: tuple[Site, ...]) -> Applicability:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source
 from patcher.model.model import read_model
-from patcher.steps.fit import choose_method, read_options, sites_for
+from patcher.steps.fit import choose_method, read_options, refuse_hardened, sites_for
 from patcher.steps.training_data import read_data
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def plan(
     chosen = choose_method(method)
     settings, method_options = read_options(chosen, options)
     read = read_model(model)
+    refuse_hardened(read, settings)
     sites = sites_for(read, chosen)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     data = read_data(read, chosen, clean_dir, method_options, resolved, settings)

@@ -102,7 +102,7 @@ def verify(
     model = read_model(Path(original))
     resolved = resolve_preprocess(model, **(preprocess or {}))
     attack = read_triggered(triggered, resolved, target) if triggered is not None else None
-    prepared = prepare(model, clean_dir, resolved, settings)
+    prepared = prepare(model, clean_dir, resolved, settings, least_classes=1)
     scanned = read_triggers(triggers) if triggers is not None else ()
     _check_fit(scanned, attack, prepared, model)
     given = Given(found_patch, scanned, attack)

@@ -12,6 +12,7 @@ is always decided on *held-out*.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ class CleanSet:
         sha256: Hash of what was read: names, labels and file contents.
         pseudo_labels: Whether the labels are the model's own answers.
         files: Path of each image below its folder; empty where the source has none.
+        class_order: Where the order of the classes comes from, in words; empty where the labels are numbers.
     """
 
     pixels: Pixels
@@ -55,6 +57,7 @@ class CleanSet:
     sha256: str
     pseudo_labels: bool = False
     files: tuple[str, ...] = ()
+    class_order: str = ""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -100,6 +103,7 @@ def read_clean_set(
     classes_file: str | os.PathLike[str] | None = None,
     limit_per_class: int | None = None,
     labeller: Labeller | None = None,
+    least_classes: int = 2,
 ) -> CleanSet:
     """Read clean images and split them.
 
@@ -108,8 +112,9 @@ def read_clean_set(
         model: The classifier; its classes and input size are checked against the images.
         preprocess: How pictures are resized.
         seed: Of the split, and of the choice under `limit_per_class`.
-        classes_file: One class name a line, in the model's class order.
+        classes_file: One class name a line, in the model's class order, or a ``config.json`` with ``id2label``.
         limit_per_class: Take at most so many images a class.
+        least_classes: Refuse images of fewer classes.
         labeller: Gives labels ``(N,)`` for pixels ``(N, C, H, W)``; needed for sources without labels.
 
     Raises:
@@ -124,7 +129,7 @@ def read_clean_set(
                 f"{source}: no class folders found; sort the images into one folder a class, or --pseudo-labels"
             )
         labels, pseudo = labeller(pictures.pixels), True
-    _check_labels(labels, model, source)
+    _check_labels(labels, model, source, least_classes, pseudo)
     names = pictures.class_names or tuple(str(index) for index in range(model.num_classes))
     everything = np.arange(len(labels))
     rng = np.random.default_rng(seed)
@@ -138,6 +143,7 @@ def read_clean_set(
         sha256=_chosen_sha256(pictures.sha256, chosen, len(labels)),
         pseudo_labels=pseudo,
         files=tuple(pictures.files[index] for index in chosen) if pictures.files else (),
+        class_order=pictures.class_order,
     )
     fit, held_out = split(clean_set.labels, rng)
     return replace(clean_set, fit=fit, held_out=held_out)
@@ -174,14 +180,31 @@ def _read(source: str, model: Model, preprocess: Preprocess, classes_file: str |
 def _class_names(classes_file: str | os.PathLike[str] | None, num_classes: int) -> tuple[str, ...] | None:
     if classes_file is None:
         return None
+    path = Path(classes_file)
     try:
-        lines = Path(classes_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        entries = _id2label(text, path) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"--classes {classes_file}: cannot be read as text ({error})") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in entries if line.strip())
     if len(names) != num_classes or len(set(names)) != len(names):
         raise InputError(f"--classes {classes_file}: {num_classes} different names expected, found {len(set(names))}")
     return names
+
+
+def _id2label(text: str, path: Path) -> list[str]:
+    """Class names of a Hugging Face ``config.json`` in the order of their ids."""
+    document = json.loads(text)
+    table = document.get("id2label", document) if isinstance(document, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise InputError(f"--classes {path}: a JSON object with id2label expected, from class index to name")
+    try:
+        ids = {int(key): name for key, name in table.items()}
+    except ValueError as error:
+        raise InputError(f"--classes {path}: id2label: class indices expected as keys, found {error}") from error
+    if sorted(ids) != list(range(len(ids))):
+        raise InputError(f"--classes {path}: id2label: indices 0 to {len(ids) - 1} expected, found {sorted(ids)[-1]}")
+    return [ids[index] for index in range(len(ids))]
 
 
 def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) -> None:
@@ -191,17 +214,23 @@ def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) ->
         raise InputError(f"{source}: {expected} pixels expected, found {height}x{width}; resize with --size {expected}")
 
 
-def _check_labels(labels: NDArray[np.int64], model: Model, source: str | os.PathLike[str]) -> None:
+def _check_labels(
+    labels: NDArray[np.int64], model: Model, source: str | os.PathLike[str], least: int, pseudo: bool
+) -> None:
     if len(labels) and (labels.min() < 0 or labels.max() >= model.num_classes):
         found = f"label {labels.min() if labels.min() < 0 else labels.max()}"
         raise InputError(
             f"{source}: labels 0 to {model.num_classes - 1} expected from the model's outputs, found {found}"
         )
     classes = np.unique(labels)
-    if len(classes) < 2:
-        raise InputError(
-            f"{source}: images of at least 2 classes expected, found {len(classes)}; give one folder a class"
-        )
+    if len(classes) < least:
+        found = f"images of at least {least} classes expected, found {len(classes)}"
+        if pseudo:
+            raise InputError(
+                f"{source}: {found}: --pseudo-labels gives class {classes[0]} to all {len(labels)} images; add images "
+                "that the model answers otherwise, or use --method unit, which needs no labels"
+            )
+        raise InputError(f"{source}: {found}; give one folder a class, or use --method unit, which needs no labels")
 
 
 def _limit(labels: NDArray[np.int64], limit: int, rng: np.random.Generator) -> Indices:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 import tokenize
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ _MAX_ARRAY_BYTES = 16 * 2**30
 # Deflate packs zeros a thousandfold: a file that does is made to fill memory.
 _SUSPICIOUS_BYTES = 2**30
 _MAX_EXPANSION = 100
+_WORKERS = min(8, os.cpu_count() or 1)
 
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -50,6 +53,7 @@ class Pictures:
         class_names: In class order, or ``None``.
         sha256: Hash of names, labels and contents.
         files: Path of each picture below the folder; empty for arrays.
+        class_order: Where the order of the classes comes from, in words; empty for arrays.
     """
 
     pixels: Pixels
@@ -57,6 +61,7 @@ class Pictures:
     class_names: tuple[str, ...] | None
     sha256: str
     files: tuple[str, ...] = ()
+    class_order: str = ""
 
 
 def read_folder(
@@ -71,26 +76,44 @@ def read_folder(
     refuse_special_files(entries)
     folders = [entry for entry in entries if entry.is_dir()]
     if folders:
-        names, label_of = _label_folders(folder, [entry.name for entry in folders], num_classes, class_names)
+        names, label_of, order = _label_folders(folder, [entry.name for entry in folders], num_classes, class_names)
         files = [(path, label_of[entry.name]) for entry in folders for path in _pictures_in(entry)]
     else:
-        names, files = None, [(path, -1) for path in _pictures_in(folder)]
+        names, order, files = None, "", [(path, -1) for path in _pictures_in(folder)]
     if not files:
         raise InputError(f"{folder}: pictures expected ({', '.join(sorted(PICTURE_SUFFIXES))}), found none")
+    pixels, contents = _decode([path for path, _ in files], preprocess)
     digest = hashlib.sha256()
-    loaded: list[NDArray[np.uint8]] = []
-    for path, label in files:
-        loaded.append(preprocess.load_picture(path))
-        content = hashlib.sha256(path.read_bytes()).digest()
+    for (path, label), content in zip(files, contents, strict=True):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{label}\0".encode() + content)
-        if loaded[-1].shape != loaded[0].shape:
-            sizes = ["x".join(map(str, item.shape[1:])) for item in (loaded[0], loaded[-1])]
-            raise InputError(
-                f"{path}: {sizes[0]} pixels expected as in {files[0][0]}, found {sizes[1]}; resize with --size"
-            )
     labels = np.array([label for _, label in files], np.int64) if folders else None
     paths = tuple(path.relative_to(folder).as_posix() for path, _ in files)
-    return Pictures(np.stack(loaded), labels, names, digest.hexdigest(), paths)
+    return Pictures(pixels, labels, names, digest.hexdigest(), paths, order)
+
+
+def _decode(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
+    """Decode pictures into one array, by several workers; no second copy of the set is ever there.
+
+    Returns:
+        uint8 ``(N, C, H, W)``, and the sha256 of each file.
+    """
+    first = preprocess.load_picture(paths[0])
+    pixels = np.empty((len(paths), *first.shape), np.uint8)
+
+    def load(index: int) -> bytes:
+        path = paths[index]
+        picture = preprocess.load_picture(path)
+        if picture.shape != first.shape:
+            sizes = ["x".join(map(str, item.shape[1:])) for item in (first, picture)]
+            raise InputError(
+                f"{path}: {sizes[0]} pixels expected as in {paths[0]}, found {sizes[1]}; resize with --size"
+            )
+        pixels[index] = picture
+        return hashlib.sha256(path.read_bytes()).digest()
+
+    # Pillow decodes and resizes without the interpreter's lock.
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        return pixels, list(workers.map(load, range(len(paths))))
 
 
 def read_npz(path: Path, preprocess: Preprocess) -> Pictures:
@@ -220,23 +243,31 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _label_folders(
     folder: Path, found: list[str], num_classes: int, class_names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Give each class folder its class index; refuse where the order would be a guess."""
+) -> tuple[tuple[str, ...], dict[str, int], str]:
+    """Give each class folder its class index, and say by which rule; refuse where the order would be a guess."""
     if class_names is not None:
         unknown = [name for name in found if name not in class_names]
         if unknown:
             raise InputError(f"{folder / unknown[0]}: a class named in --classes expected, found {unknown[0]!r}")
-        return class_names, {name: class_names.index(name) for name in found}
+        return class_names, {name: class_names.index(name) for name in found}, "as in --classes"
     if len(found) > num_classes:
         raise InputError(
             f"{folder}: {num_classes} classes expected from the model's outputs, found {len(found)} folders"
         )
-    if len(found) < 2:
-        raise InputError(f"{folder}: images of at least 2 classes expected, found 1 folder ({found[0]!r})")
+    numbers = [int(name) for name in found if name.isascii() and name.isdecimal()]
+    if len(numbers) == len(found):
+        if len(set(numbers)) == len(found) and max(numbers) < num_classes:
+            names = {index: str(index) for index in range(num_classes)} | dict(zip(numbers, found, strict=True))
+            return tuple(names.values()), dict(zip(found, numbers, strict=True)), "folder names are class indices"
+        if numbers != sorted(numbers):
+            raise InputError(
+                f"{folder}: numbers from 0 to {num_classes - 1} expected as folder names, found {min(numbers)} to "
+                f"{max(numbers)}, whose order as numbers is not that as text; name the class order with --classes"
+            )
     if len(found) == num_classes:
-        return tuple(found), {name: index for index, name in enumerate(found)}
-    if all(name.isdecimal() and int(name) < num_classes for name in found):
-        return tuple(str(index) for index in range(num_classes)), {name: int(name) for name in found}
+        return tuple(found), {name: index for index, name in enumerate(found)}, "folder names in sorted order"
+    if len(found) == 1:
+        raise InputError(f"{folder}: images of at least 2 classes expected, found 1 folder ({found[0]!r})")
     raise InputError(
         f"{folder}: {num_classes} class folders expected, found {len(found)}; name the class order with --classes"
     )

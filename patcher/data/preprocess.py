@@ -4,7 +4,7 @@
 Two steps, kept apart because triggers, masks and norms live in pixel space [0, 1]:
 
 1. geometry, once per picture (`load_picture`): colour mode, resize of the shorter side to
-   ``size / crop_pct``, centre crop (the convention of timm and torchvision);
+   ``size / crop_pct``, centre crop (the convention of timm and torchvision), or both sides squashed;
 2. arithmetic, once per batch (`Preprocess.to_input`): value range, colour order, ``(x - mean) / std``,
    layout. It is written with operators that NumPy and PyTorch share, so it is part of the
    differentiable model during calibration and of the ONNX Runtime feed afterwards.
@@ -12,7 +12,6 @@ Two steps, kept apart because triggers, masks and norms live in pixel space [0, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.data.picture import as_shown
+from patcher.data.preprocess_file import read_preprocess
 from patcher.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ Layout = Literal["NCHW", "NHWC"]
 Color = Literal["RGB", "BGR"]
 ValueRange = Literal["0-1", "0-255"]
 
+_WHITE = 255
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
@@ -52,6 +53,7 @@ class Preprocess:
         range: ``0-1``, or ``0-255`` for models that take raw bytes.
         interpolation: Filter of the resize.
         crop_pct: Share of the resized shorter side that the centre crop keeps.
+        crop: ``center``, or ``squash`` to resize both sides to `size` and cut nothing off.
     """
 
     channels: int = 3
@@ -63,6 +65,7 @@ class Preprocess:
     range: ValueRange = "0-1"
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
+    crop: Literal["center", "squash"] = "center"
 
     def __post_init__(self) -> None:
         for flag, values in (("--mean", self.mean), ("--std", self.std)):
@@ -112,7 +115,10 @@ class Preprocess:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, for the report and the model's metadata."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.crop == "center":
+            del values["crop"]  # what older files do not name
+        return values
 
     def load_picture(self, path: Path) -> NDArray[np.uint8]:
         """Read one picture as uint8 ``(C, H, W)``, resized and cropped to `size` when that is set.
@@ -142,6 +148,8 @@ class Preprocess:
         if self.size is None or ((picture.height, picture.width) == self.size and self.crop_pct == 1):
             return picture
         height, width = self.size
+        if self.crop == "squash":
+            return picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
         scale = max(height / picture.height, width / picture.width) / self.crop_pct
         resized = picture.resize(
             (max(width, round(picture.width * scale)), max(height, round(picture.height * scale))),
@@ -178,9 +186,10 @@ def resolve_preprocess(
         "range": "0-255" if model.input.elem_type == TensorProto.UINT8 else "0-1",
     }
     if file is not None:
-        values |= _read_timm(Path(file))
+        values |= read_preprocess(file)
     flags = {"size": size, "mean": mean, "std": std, "layout": layout, "color": color, "range": range}
     values |= {key: value for key, value in flags.items() if value is not None}
+    _check_mean(values)
     resolved = Preprocess(**values)
     if resolved.layout != model.layout:
         shape = list(model.input.shape)
@@ -190,28 +199,19 @@ def resolve_preprocess(
     return resolved
 
 
-def _read_timm(path: Path) -> dict[str, Any]:
-    """Read the keys of a timm ``pretrained_cfg`` that say how pictures are prepared."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--preprocess {path}: cannot be read as JSON ({_first_line(error)})") from error
-    document = document.get("pretrained_cfg", document) if isinstance(document, Mapping) else None
-    if not isinstance(document, Mapping):
-        raise InputError(f"--preprocess {path}: a JSON object with timm pretrained_cfg keys expected")
-    try:
-        values: dict[str, Any] = {}
-        if "input_size" in document:
-            values["size"] = tuple(int(length) for length in document["input_size"][-2:])
-        for key in ("mean", "std"):
-            if key in document:
-                values[key] = tuple(float(value) for value in document[key])
-        for key, kind in (("interpolation", str), ("crop_pct", float)):
-            if document.get(key) is not None:
-                values[key] = kind(document[key])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--preprocess {path}: {_first_line(error)}") from error
-    return values
+def _check_mean(values: Mapping[str, Any]) -> None:
+    """Refuse a mean in units of 255, with the numbers that were meant."""
+    mean, std = values.get("mean", (0.0,)), values.get("std", (1.0,))
+    if not all(np.isfinite(value) for value in (*mean, *std)) or (max(mean) <= 1 and min(mean) >= 0):
+        return
+    found = ",".join(f"{value:g}" for value in mean)
+    remedy = ""
+    if min(mean) >= 0 and max(mean) <= _WHITE:
+        divided = ",".join(f"{value / _WHITE:.4g}" for value in mean)
+        scaled = ",".join(f"{value / _WHITE:.4g}" for value in std)
+        remedy = f"; in units of 255 give --mean {divided} "
+        remedy += "--range 0-255" if set(std) == {1.0} else f"--std {scaled} --range 0-1"
+    raise InputError(f"--mean: values from 0 to 1 expected, for pixels scaled to 0-1, found {found}{remedy}")
 
 
 def _like(values: tuple[float, ...], images: Any) -> Any:

@@ -17,17 +17,18 @@ import onnx
 from patcher.errors import InputError, UnsupportedGraphError
 from patcher.model.file import loadable
 from patcher.model.inference import TensorTypes, agreed_types
+from patcher.model.intake import CONVERTED_OPSET, OLDEST_OPSET
 from patcher.model.interface import ImageInput, probe_shapes
 from patcher.model.size import check_size
 from patcher.model.subgraphs import walk
 from patcher.runtime import create_session, one_line, runtime_errors
 
-MIN_OPSET = 11
 MAX_OPSET = 26
 _STANDARD_DOMAINS = ("", "ai.onnx")
 # Tried in turn where the graph leaves height and width open.
 _OPEN_SIZES = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512)
 _SIDE_LIMIT = 16384
+_CONVERSION_TOLERANCE = 1e-4  # share of the largest value; kernels of other versions round otherwise
 
 
 def check_structure(proto: onnx.ModelProto, source: bytes | Path, name: str) -> int:
@@ -81,6 +82,31 @@ def check_run(source: bytes | Path, image: ImageInput, name: str) -> dict[str, t
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise InputError(f"{name}: output {output.name!r} is not finite on a black image; export the model again")
     return {output.name: value.shape for output, value in zip(session.get_outputs(), outputs, strict=True)}
+
+
+def check_conversion(before: onnx.ModelProto, after: onnx.ModelProto, image: ImageInput, name: str) -> None:
+    """Check that a model converted to another opset answers random pixels as before.
+
+    Raises:
+        UnsupportedGraphError: It does not.
+    """
+    height, width = image.size or (_OPEN_SIZES[0], _OPEN_SIZES[0])
+    zeros = zeros_for(image, (height, width))
+    pixels = np.random.default_rng(0).random(zeros.shape).astype(zeros.dtype)
+    answers = []
+    try:
+        for proto in (before, after):
+            with loadable(proto) as source:
+                session = create_session(source, optimization="disabled", threads=1)
+            answers.append(session.run(None, {image.tensor.name: pixels}))
+    except runtime_errors() as error:
+        raise UnsupportedGraphError(f"{name}: ONNX Runtime cannot run the model: {one_line(error)}") from error
+    for first, second in zip(*answers, strict=True):
+        if not np.allclose(first, second, rtol=_CONVERSION_TOLERANCE, atol=_CONVERSION_TOLERANCE * np.abs(first).max()):
+            raise UnsupportedGraphError(
+                f"{name}: onnx.version_converter makes a model that answers differently; export it again at opset "
+                f"{CONVERTED_OPSET} or higher"
+            )
 
 
 def observed_types(proto: onnx.ModelProto, image: ImageInput, types: TensorTypes) -> TensorTypes:
@@ -152,9 +178,9 @@ def _standard_opset(proto: onnx.ModelProto, name: str) -> int:
     versions: list[int] = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
     if not versions:
         raise InputError(f"{name}: the model imports no standard operator set; export it again")
-    if not MIN_OPSET <= versions[0] <= MAX_OPSET:
+    if not CONVERTED_OPSET <= versions[0] <= MAX_OPSET:
         raise UnsupportedGraphError(
-            f"{name}: opset {MIN_OPSET} to {MAX_OPSET} expected, found {versions[0]}; "
+            f"{name}: opset {OLDEST_OPSET} to {MAX_OPSET} expected, found {versions[0]}; "
             "convert it with onnx.version_converter or export it again"
         )
     return versions[0]

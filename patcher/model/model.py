@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The classifier under treatment: read, checked, run once, and described.
 
-``read_model`` accepts what exporters write (opset 11 to 26; weights inline or beside the file;
-initializers that are listed as graph inputs; symbolic or fixed batch; no inferred shapes) and refuses
-everything that is no single-input image classifier, with the reason and what to do about it.
+``read_model`` accepts what exporters write (opset 7 to 26; weights inline or beside the file;
+initializers that are listed as graph inputs; symbolic or fixed batch; no inferred shapes; see also
+`patcher.model.intake`) and refuses everything that is no single-input image classifier, with the reason and
+what to do about it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from types import MappingProxyType
 import onnx
 
 from patcher.errors import InputError
-from patcher.model.check import check_run, check_structure, observed_types
+from patcher.model.check import check_conversion, check_run, check_structure, observed_types
 from patcher.model.file import load_file, loadable, parse, refuse_external_data, serialize, write_model
 from patcher.model.inference import fill_open_shapes, infer_types
+from patcher.model.intake import convert_opset, standardize
 from patcher.model.interface import Head, Layout, TensorType, find_image_input, find_logits, graph_outputs, probe_shapes
 
 __all__ = ["Head", "Layout", "Model", "TensorType", "read_model", "write_model"]
@@ -31,7 +33,7 @@ class Model:
     """An ONNX image classifier.
 
     Attributes:
-        proto: The model with all weights inline. Nobody modifies it.
+        proto: The model in standard form with all weights inline. Nobody modifies it.
         sha256: Hash of the file's bytes, followed by those of its external data files.
         path: Where it was read from; ``None`` for a model given in memory.
         input: The image input.
@@ -46,6 +48,7 @@ class Model:
         batch: The fixed batch size, or ``None`` for any.
         shapes: Shape of every tensor that could be inferred, batch axis first; ``None`` for an open length.
         elem_types: ``onnx.TensorProto`` element type of every tensor that could be inferred.
+        changes: What `patcher.model.intake` changed in memory, one line each.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -63,6 +66,12 @@ class Model:
     batch: int | None
     shapes: Mapping[str, tuple[int | None, ...]] = field(repr=False)
     elem_types: Mapping[str, int] = field(repr=False)
+    changes: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether activations are rounded to integer steps anywhere in the main graph."""
+        return any(node.op_type == "QuantizeLinear" for node in self.proto.graph.node)
 
 
 def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
@@ -88,11 +97,16 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
 
 def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
     name = str(path) if path else "model"
+    changes = standardize(proto, name)
+    original = proto
+    proto, converted = convert_opset(original, name)
     with loadable(proto) as source:
         opset = check_structure(proto, source, name)
         types = infer_types(proto, name)
         image = find_image_input(proto, name)
         score_shapes = check_run(source, image, name)
+    if converted:
+        check_conversion(original, proto, image, name)
     types = fill_open_shapes(types, proto, image.tensor.name, probe_shapes(image))
     types = observed_types(proto, image, types)
     scores = find_logits(proto, types, score_shapes, name)
@@ -112,6 +126,7 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         batch=image.batch,
         shapes=MappingProxyType(types.shapes),
         elem_types=MappingProxyType(types.elem_types),
+        changes=(*changes, converted) if converted else changes,
     )
 
 

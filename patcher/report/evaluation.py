@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from patcher.measure.confusion import mistaken_classes, per_class
 from patcher.measure.scores import AttackScore
 from patcher.report.report import Report
 from patcher.report.sections import model_section
@@ -23,11 +24,19 @@ def evaluation_report(
         attack: ASR and SIA, where triggered images were given.
         detection: TPR and FPR, where the model has a flag.
     """
+    labels = prepared.clean_set.labels
     sections = {
         "model": model_section(prepared.model),
-        "data": {"name": Path(data).name, "images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
+        "data": {
+            "name": Path(data).name,
+            "images": len(prepared.clean_set),
+            "sha256": prepared.clean_set.sha256,
+            "class_order": prepared.clean_set.class_order,
+        },
         "preprocess": prepared.preprocess.as_json(),
         "ACC": prepared.accuracy.as_json(),
+        "per_class": per_class(labels, prepared.predicted, prepared.clean_set.class_names),
+        "mistaken": mistaken_classes(labels, prepared.predicted),
         **(attack.as_json() if attack else {}),
         **(detection.as_json() if detection else {}),
     }

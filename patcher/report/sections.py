@@ -18,6 +18,7 @@ def model_section(model: Model) -> dict[str, Any]:
         "opset": model.opset,
         "ir_version": model.proto.ir_version,
         "nodes": len(model.proto.graph.node),
+        **({"changes": list(model.changes)} if model.changes else {}),
         "input": {"name": model.input.name, "shape": list(model.input.shape), "layout": model.layout},
         "scores": {"name": model.logits, "head": model.head, "classes": model.num_classes},
     }
@@ -30,6 +31,7 @@ def clean_set_section(clean_set: CleanSet, *, splits: bool = True) -> dict[str, 
         "images": len(clean_set),
         **sizes,
         "class_names": list(clean_set.class_names),
+        "class_order": clean_set.class_order,
         "pseudo_labels": clean_set.pseudo_labels,
         "sha256": clean_set.sha256,
     }

@@ -64,6 +64,7 @@ class Measured:
         bytes_before: Size of the serialised original.
         bytes_after: Size of the serialised hardened model.
         latency: Paired runs.
+        predicted: The hardened model's classes for all clean images, int64 ``(N,)``.
     """
 
     before: Side
@@ -73,6 +74,7 @@ class Measured:
     bytes_before: int
     bytes_after: int
     latency: Latency
+    predicted: NDArray[np.int64]
 
     @property
     def accuracy(self) -> Change[Share]:
@@ -127,6 +129,7 @@ def measure(
         bytes_before=model.proto.ByteSize(),
         bytes_after=hardened.ByteSize() + (guard.ByteSize() if guard is not None else 0),
         latency=paired_latency(prepared.session, session, {model.input.name: _latency_batch(prepared)}),
+        predicted=np.asarray(predicted, np.int64),
     )
 
 

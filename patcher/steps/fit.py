@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from patcher.files import Source
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.model.model import Model
+from patcher.model.provenance import read_provenance
 from patcher.patch import Branch, Flag, Patch, UpperBound
 from patcher.progress import Progress, no_progress
 from patcher.settings import Settings, refuse_unknown, split_options
+from patcher.steps.batches import fitting_batch, fitting_options
 from patcher.steps.prepare import Prepared
 from patcher.steps.training_data import read_data, without_suspects
 from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
@@ -96,6 +98,20 @@ def recorded_options(method_options: Any) -> dict[str, Any]:
     return found
 
 
+def refuse_hardened(model: Model, settings: Settings) -> None:
+    """Refuse to correct a model a second time unawares.
+
+    Raises:
+        InputError: The model was hardened before, and that was not asked for.
+    """
+    made = read_provenance(model.proto)
+    if made is not None and not settings.again:
+        raise InputError(
+            f"{model.path or 'the model'} was hardened by patcher {made.version}, method {made.method}; harden the "
+            "original instead, or give --again"
+        )
+
+
 def sites_for(model: Model, method: Method) -> tuple[Site, ...]:
     """The sites on which a method acts.
 
@@ -135,9 +151,12 @@ def fit_patch(
     """
     method = choose_method(method_name)
     settings, method_options = read_options(method, options)
+    refuse_hardened(model, settings)
     sites = sites_for(model, method)
     data = read_data(model, method, clean_dir, method_options, preprocess, settings)
     prepared = data.prepared
+    settings = replace(settings, batch_size=fitting_batch(model, prepared.clean_set.pixels, settings.batch_size))
+    method_options = fitting_options(method_options, options, settings.batch_size)
 
     from patcher.calibrate.classifier import Classifier, choose_device
     from patcher.calibrate.run import Run

@@ -18,11 +18,13 @@ from patcher.data.clean_set import CleanSet, read_clean_set
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.files import Source
+from patcher.measure.confusion import mistaken_classes
 from patcher.measure.scores import Share, predict, share
 from patcher.model.file import loadable
 from patcher.model.model import Model
 from patcher.runtime import create_session
 from patcher.settings import Settings
+from patcher.steps.batches import fitting_batch
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +55,9 @@ class Prepared:
     session: onnxruntime.InferenceSession
 
 
-def prepare(model: Model, clean_dir: Source, preprocess: Preprocess, settings: Settings) -> Prepared:
+def prepare(
+    model: Model, clean_dir: Source, preprocess: Preprocess, settings: Settings, *, least_classes: int = 2
+) -> Prepared:
     """Read the clean images and measure the model on them in ONNX Runtime.
 
     Args:
@@ -61,6 +65,7 @@ def prepare(model: Model, clean_dir: Source, preprocess: Preprocess, settings: S
         clean_dir: See `patcher.data.clean_set`.
         preprocess: How pictures become the model's input.
         settings: Seed, batch size, providers, floor.
+        least_classes: Refuse images of fewer classes.
 
     Raises:
         InputError: Nothing usable was found, or the accuracy is below the floor.
@@ -68,7 +73,8 @@ def prepare(model: Model, clean_dir: Source, preprocess: Preprocess, settings: S
     session = open_session(model.proto, settings)
 
     def own_answers(pixels: NDArray[Any]) -> NDArray[np.int64]:
-        scores = predict(session, model, preprocess, pixels, batch_size=settings.batch_size)
+        size = fitting_batch(model, pixels, settings.batch_size)
+        scores = predict(session, model, preprocess, pixels, batch_size=size)
         return np.asarray(scores.argmax(axis=1), np.int64)
 
     clean_set = read_clean_set(
@@ -79,6 +85,7 @@ def prepare(model: Model, clean_dir: Source, preprocess: Preprocess, settings: S
         classes_file=settings.classes_file,
         limit_per_class=settings.limit_per_class,
         labeller=own_answers if settings.pseudo_labels else None,
+        least_classes=least_classes,
     )
     predicted = own_answers(clean_set.pixels)
     accuracy = share(predicted == clean_set.labels)
@@ -88,10 +95,11 @@ def prepare(model: Model, clean_dir: Source, preprocess: Preprocess, settings: S
     floor = default if settings.accuracy_floor is None else settings.accuracy_floor
     _log.info("accuracy of the model on %d clean images: %.4f", len(clean_set), accuracy.value)
     if accuracy.value < floor:
+        mistaken = "; ".join(mistaken_classes(clean_set.labels, predicted))
         raise InputError(
             f"accuracy on the clean images is {accuracy.value:.1%}, at least {floor:.1%} expected "
             f"(chance is {chance:.1%}): check --mean, --std, --range, --color, --size and the class order "
-            "(--classes), or lower --accuracy-floor"
+            f"(--classes), or lower --accuracy-floor{'; ' if mistaken else ''}{mistaken}"
         )
     return Prepared(model, preprocess, clean_set, predicted, accuracy, session)
 

@@ -8,6 +8,7 @@ is held out. Without one, the result is measured on the training images that are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from patcher.calibrate import Calibration, Method
-from patcher.data.clean_set import CleanSet, read_clean_set
+from patcher.data.clean_set import HELD_OUT_SHARE, CleanSet, read_clean_set
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.files import Source
@@ -64,7 +65,8 @@ def read_data(
     if method.data == "clean":
         if clean_dir is None:
             raise InputError(f"method {method.name} needs clean images; give them with --clean-dir")
-        prepared = prepare(model, clean_dir, preprocess, settings)
+        prepared = prepare(model, clean_dir, preprocess, settings, least_classes=method.least_classes)
+        _check_count(prepared.clean_set, settings)
         return Data(prepared, prepared.clean_set)
     train_dir = method_options.train_dir
     if train_dir is None:
@@ -83,6 +85,17 @@ def read_data(
     everything = prepared.clean_set.everything
     prepared = replace(prepared, clean_set=replace(prepared.clean_set, fit=everything[:0], held_out=everything))
     return Data(prepared, prepared.clean_set, {"training_set": training_set})
+
+
+def _check_count(clean_set: CleanSet, settings: Settings) -> None:
+    """Refuse, before anything is fitted, to decide on a handful of images."""
+    count, wanted = len(clean_set.deciding), settings.min_held_out
+    if count < wanted:
+        total = math.ceil(wanted / HELD_OUT_SHARE) if len(clean_set.held_out) else wanted
+        raise InputError(
+            f"--clean-dir: at least {wanted} images to decide on expected, found {count} {clean_set.deciding_split} of "
+            f"{len(clean_set)}; give about {total} images, or lower --min-held-out"
+        )
 
 
 def without_suspects(data: Data, calibration: Calibration) -> Prepared:

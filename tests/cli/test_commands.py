@@ -42,7 +42,9 @@ def test_the_backdoor_is_disarmed_and_accuracy_kept(hardened: Path) -> None:
     assert found["after"]["attack"]["ASR"]["value"] <= 0.1
     assert found["after"]["attack"]["SIA"]["value"] >= 0.85
     assert found["after"]["held_out"]["value"] >= found["before"]["held_out"]["value"] - 0.02
-    assert found["hardened"]["nodes_added"] == {"Min": 6}
+    assert found["hardened"]["bounds"]["folded"] == 6
+    assert "Min" not in found["hardened"]["nodes_added"]
+    assert any("bounds baked as folded weights: 2 passes" in note for note in found["notes"])
 
 
 def test_the_output_is_a_drop_in(hardened: Path, samples: Path) -> None:
@@ -84,7 +86,7 @@ def test_harden_writes_beside_the_model_by_default(samples: Path, tmp_path: Path
 
 
 def test_an_unmet_condition_exits_1_and_writes_no_model(samples: Path, tmp_path: Path, run: Run) -> None:
-    arguments = ("--clean-dir", samples / "clean", "--steps", 0, "--z", 0.01, "-o", tmp_path / "o.onnx")
+    arguments = ("--clean-dir", samples / "clean", "--steps", 0, "--z", 1e-6, "-o", tmp_path / "o.onnx")
     outcome = run("harden", samples / "digits.onnx", *arguments)
     assert outcome.code == 1
     assert "FAIL" in outcome.err

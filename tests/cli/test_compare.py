@@ -78,7 +78,7 @@ def test_one_method_is_no_comparison(samples: Path, tmp_path: Path, run: Run) ->
 def test_a_method_that_misses_its_condition_is_not_written(samples: Path, tmp_path: Path, run: Run) -> None:
     outcome = run(
         "compare", samples / "digits.onnx", "--clean-dir", samples / "clean", "--method", "unit", "--method", "nft",
-        "--steps", 0, "--z", 0.01, "-o", tmp_path / "o.onnx",
+        "--steps", 0, "--z", 1e-6, "-o", tmp_path / "o.onnx",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "nft: the first that met" in outcome.out

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -62,7 +63,28 @@ def test_missing_and_empty_image_folders(work: Path, run: Run) -> None:
 def test_a_folder_with_one_class(work: Path, run: Run) -> None:
     for index in range(1, 10):
         shutil.rmtree(work / "clean" / str(index))
-    assert "at least 2 classes" in refused(work, run, *base(work))
+    few = base(work)[:-2]
+    assert "at least 2 classes" in refused(work, run, *few, "--method", "nft", "--min-held-out", 1)
+
+
+def test_too_few_images_to_decide_on_are_refused_before_anything_is_fitted(work: Path, run: Run) -> None:
+    error = refused(work, run, *base(work), "--min-held-out", 1000)
+    assert "give about 5000 images, or lower --min-held-out" in error
+
+
+def test_a_hardened_model_is_not_hardened_again_unawares(work: Path, run: Run) -> None:
+    assert run("harden", *base(work), "--steps", 0).code == 0
+    (work / "out.onnx").rename(work / "digits.onnx")
+    error = run("harden", *base(work), "--steps", 0)
+    assert (error.code, "was hardened by patcher" in error.err, "--again" in error.err) == (2, True, True)
+    assert run("harden", *base(work), "--steps", 0, "--again").code == 0
+
+
+def test_a_model_that_keeps_too_few_answers_is_not_written(work: Path, run: Run) -> None:
+    found = run("harden", *base(work), "--z", 0.1, "--epsilon", 0.9, "--steps", 0, "--min-agreement", 0.99)
+    assert found.code == 1
+    assert "lower --min-agreement" in found.err
+    assert not (work / "out.onnx").exists()
 
 
 def test_a_picture_that_is_no_picture(work: Path, run: Run) -> None:
@@ -156,3 +178,14 @@ def test_not_onnx_and_truncated(work: Path, run: Run) -> None:
     content = (work / "digits.onnx").read_bytes()
     (work / "half.onnx").write_bytes(content[: len(content) // 2])
     refused(work, run, work / "half.onnx", "--clean-dir", work / "clean")
+
+
+def test_swapped_classes_are_named(work: Path, run: Run) -> None:
+    clean = work / "clean"
+    for old, new in (("1", "swap"), ("3", "1"), ("swap", "3")):
+        (clean / old).rename(clean / new)
+    expected = "class 1 is answered as 3 in 100 % of its images, and 3 as 1 in 100 %"
+    assert expected in run("evaluate", work / "digits.onnx", "--data", clean).out
+    assert expected in refused(work, run, *base(work), "--accuracy-floor", 0.99)
+    document = json.loads(run("evaluate", work / "digits.onnx", "--data", clean, "--json").out)
+    assert [item["accuracy"] for item in document["per_class"] if item["class"] in (1, 3)] == [0.0, 0.0]

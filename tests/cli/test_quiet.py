@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 def test_accuracy_that_falls_too_far(command: str, harden: tuple[object, ...], tmp_path: Path, run: Run) -> None:
     output = tmp_path / "out.onnx"
     # Bounds a tenth of a standard deviation above the mean and no step to widen them.
-    found = run(command, *harden, "--method", "unit", "--z", "0.1", "--steps", "0", "--epsilon", "0", "-o", output)
+    found = run(command, *harden, "--method", "unit", "--z", "1e-6", "--steps", "0", "--epsilon", "0", "-o", output)
     assert (found.code, found.out) == (1, "")
     assert "accuracy" in one_line(found.err)
     assert not output.exists()

@@ -26,7 +26,8 @@ class Pair:
 
 
 def harden(original: Path, clean: Path, folder: Path, **options: Any) -> Pair:
-    """Harden with UNIT for real."""
+    """Harden with UNIT for real; bounds as nodes, which can be tampered with one by one."""
+    options = {"bake": "nodes"} | options
     output = folder / "model.hardened.onnx"
     result = patcher.harden(original, clean_dir=clean, output=output, report_dir=folder / "report", **options)
     assert result.output is not None

@@ -124,7 +124,9 @@ def test_too_few_clean_images(digits: Pair, tmp_path: Path) -> None:
 
 def test_limits_of_the_policy_decide(digits: Pair, tmp_path: Path) -> None:
     policy = tmp_path / "patcher.toml"
-    policy.write_text("[thresholds]\nlatency_ratio = 0\nmemory_ratio = 0\nsize_ratio = 1\nagreement = 1\n")
+    limits = {"latency_ratio": 0, "memory_ratio": 0, "size_ratio": 1, "agreement": 1}
+    limits |= {"latency_allowance_ms": 0, "size_allowance_kib": 0}
+    policy.write_text("[thresholds]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
     assert failures(digits, digits.hardened, tmp_path, policy=policy) >= {"latency", "memory", "size", "agreement"}
 
 

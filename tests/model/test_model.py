@@ -58,12 +58,6 @@ def test_opsets(opset):
     assert read_model(residual_model(opset=opset, ir_version=7 if opset < 15 else 10)).opset == opset
 
 
-@pytest.mark.parametrize(("opset", "ir_version"), [(9, 6), (27, 11)])
-def test_other_opsets_are_refused(opset, ir_version):
-    with pytest.raises(UnsupportedGraphError, match="opset 11 to 26 expected, found"):
-        read_model(residual_model(opset=opset, ir_version=ir_version))
-
-
 def test_half_precision():
     model = read_model(residual_model(dtype=np.float16))
     assert (model.input.elem_type, model.num_classes) == (TensorProto.FLOAT16, 4)

@@ -12,9 +12,11 @@ import numpy as np
 from patcher.export import ParityReport
 from patcher.export.bake import Baked
 from patcher.graph.site import Site
+from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
 from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.masks import layer_masks, masks_section
+from patcher.report.harden.notes import notes
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.steps.before_after import Measured
@@ -43,7 +45,8 @@ def harden_report(
         baked: How bounds were baked.
     """
     calibration, prepared = fitted.calibration, fitted.prepared
-    reasons = _reasons(fitted)
+    reasons = _reasons(fitted, measured)
+    labels, names = prepared.clean_set.labels, prepared.clean_set.class_names
     corrections = {tensor_of(item): item for item in flat_corrections(fitted.patch.corrections)}
     sections: dict[str, Any] = {
         "model": model_section(prepared.model),
@@ -66,6 +69,11 @@ def harden_report(
         "before": measured.before.as_json(),
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
+        "per_class": {
+            "before": per_class(labels, prepared.predicted, names),
+            "after": per_class(labels, measured.predicted, names),
+        },
+        "notes": notes(fitted, measured, baked),
         "sites": [_site(site, corrections.get(site.tensor)) for site in fitted.sites],
         **({"masks": masks_section(fitted.patch)} if layer_masks(fitted.patch) else {}),
         "parity": {"images": parity.images, "checks": [asdict(check) for check in parity.checks]},
@@ -96,13 +104,20 @@ def _site(site: Site, correction: Correction | Part | None) -> dict[str, Any]:
     }
 
 
-def _reasons(fitted: Fitted) -> tuple[str, ...]:
-    calibration = fitted.calibration
-    if calibration.satisfied:
-        return ()
-    before, after = calibration.held_out_before, calibration.held_out_after
-    return (
-        f"held-out accuracy fell from {before:.1%} to {after:.1%}, more than --epsilon "
-        f"{fitted.patch.options.get('epsilon', 0.0):.1%} allows; nothing was written under the output's name: "
-        "give more clean images, a larger --epsilon, or another --method",
-    )
+def _reasons(fitted: Fitted, measured: Measured) -> tuple[str, ...]:
+    calibration, reasons = fitted.calibration, []
+    if not calibration.satisfied:
+        before, after = calibration.held_out_before, calibration.held_out_after
+        reasons.append(
+            f"held-out accuracy fell from {before:.1%} to {after:.1%}, more than --epsilon "
+            f"{fitted.patch.options.get('epsilon', 0.0):.1%} allows; nothing was written under the output's name: "
+            "give more clean images, a larger --epsilon, or another --method"
+        )
+    wanted = fitted.settings.min_agreement
+    if measured.agreement.value < wanted:
+        reasons.append(
+            f"the hardened model keeps the original's class on {measured.agreement.value:.1%} of the clean images, "
+            f"at least {wanted:.1%} expected; nothing was written under the output's name: give more clean images, "
+            "or lower --min-agreement"
+        )
+    return tuple(reasons)

@@ -30,6 +30,7 @@ def render(report: Report, pictures: Sequence[str] = ()) -> str:
     ]
     lines += [f"- {reason}" for reason in report.reasons] + ([""] if report.reasons else [])
     lines += table(("", "before", "after"), before_after(document))
+    lines += ["", *(f"- {note}" for note in document["notes"])] if document["notes"] else []
     lines += ["", "Shares carry their 95 % Wilson interval.", "", "## Sites", ""]
     lines += table(("tensor", "operator", "channels", "bound: lowest", "median", "highest"), _site_rows(document))
     kept = document["hardened"].get("bounds", {})

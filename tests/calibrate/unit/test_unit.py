@@ -108,7 +108,7 @@ def test_an_unmet_condition_is_said(samples: Path) -> None:
     data = read_clean_set(samples / "clean", model, preprocess)
     sites = [site for site in find_sites(model) if site.kind == "activation"]
     digits = Classifier(model, preprocess, device=torch.device("cpu"))
-    options = unit.Options(z=0.01, epsilon=0.01, steps=0)
+    options = unit.Options(z=1e-6, epsilon=0.01, steps=0)
     found = unit.calibrate(Run(digits, 0, 128), sites, data, options)
     assert not found.satisfied
     assert found.held_out_after < found.held_out_before - 0.01
@@ -137,3 +137,43 @@ def test_the_gradient_of_the_minimum(shape: tuple[int, ...]) -> None:
     value = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     bound = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(bounds._Minimum.apply, (value, bound))
+
+
+def test_a_start_that_holds_is_not_widened() -> None:
+    found = run(dataclasses.replace(OPTIONS, steps=0, epsilon=0.9))
+    assert found.summary["start_z"] == OPTIONS.z
+
+
+def test_a_start_that_costs_too_much_is_widened(samples: Path) -> None:
+    """Heavy-tailed nets: the bounds alone broke the accuracy condition before the first step."""
+    model = read_model(samples / "digits.onnx")
+    preprocess = resolve_preprocess(model)
+    data = read_clean_set(samples / "clean", model, preprocess)
+    sites = [site for site in find_sites(model) if site.kind == "activation"]
+    digits = Run(Classifier(model, preprocess, device=torch.device("cpu")), 0, 128)
+    found = unit.calibrate(digits, sites, data, unit.Options(z=0.25, epsilon=0.01, steps=0))
+    assert found.satisfied
+    assert found.summary["start_z"] in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def test_the_start_is_widened_up_to_the_highest_clean_value() -> None:
+    model, data = classifier(), clean_set()
+    moments = stream_moments(model, SITES, model.batches(data, data.fit, 64))
+    widened = bounds.Bounds(moments, 4.0)
+    starts = {name: widened.array(name) for name in moments}
+    for _ in range(3):
+        widened.widen()
+    for name, found in moments.items():
+        highest = np.maximum(found.high.float().numpy(), starts[name])
+        capped = np.minimum(moments[name].mean.float().numpy() + 32 * found.std.float().numpy(), highest)
+        assert (widened.array(name) >= capped * (1 - 1e-5) - 1e-6).all()
+
+
+def test_beyond_the_highest_clean_value_all_bounds_are_widened() -> None:
+    model, data = classifier(), clean_set()
+    moments = stream_moments(model, SITES, model.batches(data, data.fit, 64))
+    widened = bounds.Bounds(moments, 4.0)
+    for _ in range(4):
+        widened.widen()
+    for name, found in moments.items():
+        assert (widened.array(name) > found.high.float().numpy()).all()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader of a ``harden`` report should know beside the figures: one line each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from patcher.export.bake import Baked
+from patcher.measure.confusion import mistaken_classes
+from patcher.steps.before_after import Measured
+from patcher.steps.fit import Fitted
+
+
+def notes(fitted: Fitted, measured: Measured, baked: Baked) -> list[str]:
+    """Everything worth saying about how the result came about."""
+    return [*_model(fitted, baked), *_images(fitted, measured), *_start(fitted)]
+
+
+def _model(fitted: Fitted, baked: Baked) -> Iterator[str]:
+    for change in fitted.prepared.model.changes:
+        yield f"the model was brought to standard form in memory: {change}"
+    if baked.why:
+        yield f"bounds baked as {'folded weights' if baked.folded else 'nodes'}: {baked.why}"
+
+
+def _images(fitted: Fitted, measured: Measured) -> Iterator[str]:
+    clean_set, epsilon = fitted.prepared.clean_set, fitted.patch.options.get("epsilon")
+    if clean_set.class_order:
+        yield f"class order: {clean_set.class_order}"
+    count = len(clean_set.deciding)
+    if isinstance(epsilon, float) and epsilon > 0 and count * epsilon < 1:
+        yield (
+            f"{count} {clean_set.deciding_split} images cannot resolve --epsilon {epsilon:.1%}: one of them is "
+            f"{1 / count:.1%}; {math.ceil(1 / epsilon)} are needed"
+        )
+    for line in mistaken_classes(clean_set.labels, fitted.prepared.predicted):
+        yield f"{line}: check the class order (--classes)"
+    for line in mistaken_classes(fitted.prepared.predicted, measured.predicted):
+        yield f"hardened against original: {line}"
+
+
+def _start(fitted: Fitted) -> Iterator[str]:
+    start, wanted = fitted.calibration.summary.get("start_z"), fitted.patch.options.get("z")
+    if start is not None and wanted is not None and start > wanted:
+        yield (
+            f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
+            f"up to {start:g}"
+        )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many images are run at a time: as many as were asked for, or as many as memory bears.
+
+A ResNet-50 keeps about 130 MiB of activations an image at 224 pixels; 128 of them and their gradients are no
+default. A mini-batch that nobody asked for is cut likewise, down to 16 images: the gradient of 64 large
+pictures costs four times that of 16. Models with small activations keep every default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from patcher.data.image_sources import Pixels
+from patcher.model.activations import activation_bytes
+from patcher.model.model import Model
+
+# Not tuned: leaves room for the rest on a machine with 8 GiB.
+_ACTIVATIONS = 3 * 2**30
+# Beside the activations that the backward pass needs, some of their gradients are alive.
+_WITH_GRADIENTS = 1.5
+_SMALLEST_MINIBATCH = 16
+
+
+def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
+    """The largest batch, `batch_size` at most, whose activations and gradients fit the memory.
+
+    Args:
+        model: The classifier.
+        pixels: Images ``(N, C, H, W)``; their size counts where the model leaves it open.
+        batch_size: As it was asked for.
+    """
+    per_image = _WITH_GRADIENTS * activation_bytes(model, (pixels.shape[2], pixels.shape[3]))
+    fits = max(1, int(_ACTIVATIONS / per_image)) if per_image else batch_size
+    return min(batch_size, fits)
+
+
+def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> Any:
+    """A method's options with a mini-batch that fits, unless one was asked for.
+
+    Args:
+        options: The method's ``Options``.
+        given: What was asked for, by name.
+        batch_size: Images that fit the memory.
+    """
+    wanted = getattr(options, "minibatch", None)
+    if wanted is None or "minibatch" in given:
+        return options
+    return replace(options, minibatch=min(wanted, max(_SMALLEST_MINIBATCH, batch_size)))

@@ -58,8 +58,8 @@ def workplace(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     onnx.save(residual_model(), tmp_path / "model.onnx")
-    images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
-    np.savez(tmp_path / "clean.npz", images=images, labels=np.arange(40) % 4)
+    images = np.random.default_rng(0).integers(0, 256, (80, 3, 8, 8), np.uint8)
+    np.savez(tmp_path / "clean.npz", images=images, labels=np.arange(80) % 4)
     return tmp_path
 
 
@@ -79,7 +79,18 @@ def patcher(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_method_of_another_package_hardens_and_passes_the_gate(workplace: Path) -> None:
     common = ("--clean-dir", "clean.npz", "--accuracy-floor", "0")
     made = patcher(
-        workplace, "harden", "model.onnx", *common, "--method", "toy", "--toy-deviations", "5", "-o", "out.onnx"
+        workplace,
+        "harden",
+        "model.onnx",
+        *common,
+        "--method",
+        "toy",
+        "--toy-deviations",
+        "5",
+        "--bake",
+        "nodes",
+        "-o",
+        "out.onnx",
     )
     assert made.returncode == 0, made.stdout + made.stderr
     added = [node.op_type for node in onnx.load(workplace / "out.onnx").graph.node]

@@ -52,7 +52,8 @@ def say(text: str) -> None:
 
 def complain(outcome: str, reasons: Iterable[str]) -> None:
     """One line on stderr: why a command does not end with 0. Written under --quiet, too."""
-    text = "; ".join(" ".join(printable(reason).split()) for reason in reasons)
+    own = (reason.removeprefix(f"{outcome}: ") for reason in reasons)
+    text = "; ".join(" ".join(printable(reason).split()) for reason in own)
     print(f"patcher: {outcome}: {text}" if text else f"patcher: {outcome}", file=sys.stderr)
 
 

@@ -130,6 +130,22 @@ def test_what_the_product_makes_passes(
         assert proof.details["verdict"] == "identical"
 
 
+@pytest.mark.parametrize("suspects", ["relabel", "drop"])
+def test_none_passes_with_its_patch_alone(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suspects: str
+) -> None:
+    monkeypatch.setattr(cost, "peak_memory", lambda *_: 1)
+    original, clean = samples / "digits.onnx", samples / "clean"
+    given = {"train_dir": str(samples / "train.npz"), "rounds": 1, "epochs": 1, "device": "cpu", "suspects": suspects}
+    result = patcher.harden(original, clean_dir=clean, method="none", report_dir=tmp_path / "report", **given)
+    assert result.patch.corrections
+    result.save(tmp_path / "hardened.onnx")
+    patch = tmp_path / "report" / "patch.safetensors"
+    for given_patch, failed in (({"patch": patch}, set()), ({}, {"reconstruction"})):
+        found = gate(original, tmp_path / "hardened.onnx", clean, **given_patch).checks
+        assert {check.name for check in found if check.failed} == failed
+
+
 def test_methods_from_outside_and_stacks() -> None:
     assert set(known_methods()) >= {"unit", "nft", "bna", "none"}
     both = changes_of("unit+bna")

@@ -10,6 +10,7 @@ that is abnormally small beside those of the other targets.
     ranking         the order where that cannot be told
     inversion       the search in a family, all goals at once as one leading axis
     enumeration     the search where no gradient leads
+    rounds          one family under one seed after another
     single_sources  each source class alone, for the few targets that rank first
     effect          where a trigger sends images of each class
     amplification   from the smallest change to one worth defending against

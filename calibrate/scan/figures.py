@@ -133,6 +133,7 @@ class Findings:
         single_sources: Source classes from which a target is abnormally near, where they were searched alone.
         ranked: Whether the targets searched are only the first by rank.
         classes: Of the model.
+        precision: Of the searches.
     """
 
     candidates: tuple[Candidate, ...]
@@ -143,3 +144,4 @@ class Findings:
     single_sources: tuple[SingleSource, ...] = ()
     ranked: bool = False
     classes: int = 0
+    precision: str = "float32"

@@ -49,6 +49,7 @@ def scan_report(
             _universal(item, judged) for item, judged in zip(findings.universal, decision.all_to_all, strict=True)
         ],
         "searched": [_searched(item) for item in findings.searched],
+        "precision": findings.precision,
         "latent": _latent(findings),
         "single_sources": [
             {

@@ -142,7 +142,7 @@ def _scanned(folder: Path, entry: Row, run: ChildRun) -> Row:
         for item in document["targets"]
         for figures in item["families"]
         if level in _FLAGGED and item["verdict"] == level and figures["verdict"] == level
-    }
+    } | {item["family"] for item in document.get("single_sources", []) if item["target"] in grave}
     return {
         "verdict": level,
         "mode_found": document["mode"],

@@ -7,6 +7,7 @@ Folders as for `benchmarks.attacks`; 1000 clean images. Each opinion names the c
 score:
 
     latent  smallest shift of the last features (`calibrate/scan/latent.py`), which is the one that the scan asks
+    one way shortest way between two classes beside the way back (`calibrate/scan/one_way.py`), which the scan asks too
     noise   BAN (NeurIPS 2024): scales and shifts of all channels moved by up to 0.3 (`--noise`) of themselves, 30 sign
             steps that raise the loss on clean images; a backdoored network is said to collapse into the attacker's
             class. Score: the share of images of other classes that end in the one that most end in
@@ -34,7 +35,8 @@ from torch import Tensor
 from benchmarks.attacks import entries
 from benchmarks.record import RESULTS, markdown_table, write_result
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.scan.latent import latent_distances, latent_scores
+from patcher.calibrate.scan.latent import latent_distances, latent_scores, latent_space
+from patcher.calibrate.scan.one_way import one_ways
 from patcher.calibrate.scan.outliers import robust_deviation
 from patcher.calibrate.statistics import Moments, stream_moments
 from patcher.calibrate.unit.bounds import Bounds
@@ -47,7 +49,7 @@ _IMAGES = 1000
 _BATCH = 128
 _NOISE_STEPS = 30
 _Z = 2.5
-OPINIONS = ("latent", "noise", "bounds")
+OPINIONS = ("latent", "one way", "noise", "bounds")
 Opinion = Callable[[Classifier, CleanSet, Indices], dict[str, Any]]
 
 
@@ -59,7 +61,12 @@ def measure(path: Path, entry: dict[str, Any], options: argparse.Namespace) -> d
     clean_set = read_clean_set(options.shared / "cifar10" / "clean", model, preprocess, seed=options.seed)
     chosen = np.sort(np.random.default_rng(options.seed).permutation(clean_set.fit)[:_IMAGES])
     row: dict[str, Any] = {key: entry.get(key) for key in ("name", "architecture", "attack", "mode", "target")}
-    opinions: dict[str, Opinion] = {"latent": latent, "noise": partial(noise, size=options.noise), "bounds": bounds}
+    opinions: dict[str, Opinion] = {
+        "latent": latent,
+        "one way": one_way,
+        "noise": partial(noise, size=options.noise),
+        "bounds": bounds,
+    }
     for name, ask in opinions.items():
         started = time.process_time()
         row[name] = ask(classifier, clean_set, chosen) | {"cpu_s": time.process_time() - started}
@@ -68,12 +75,21 @@ def measure(path: Path, entry: dict[str, Any], options: argparse.Namespace) -> d
 
 def latent(classifier: Classifier, clean_set: CleanSet, chosen: Indices) -> dict[str, Any]:
     """The nearest class, its score and the gap to the next."""
-    distances = latent_distances(classifier, clean_set, chosen, batch_size=_BATCH)
+    space = latent_space(classifier, clean_set, chosen, batch_size=_BATCH)
+    distances = latent_distances(space) if space else None
     if distances is None:
         return {"class": None, "score": None, "gap": None}
     nearest, following = (int(item) for item in np.argsort(distances, kind="stable")[:2])
     score, gap = latent_scores(distances)[nearest], distances[following] / distances[nearest]
     return {"class": nearest, "score": float(score), "gap": float(gap), "distances": distances.tolist()}
+
+
+def one_way(classifier: Classifier, clean_set: CleanSet, chosen: Indices) -> dict[str, Any]:
+    """The way between two classes that is shortest beside the way back."""
+    ways = one_ways(latent_space(classifier, clean_set, chosen, batch_size=_BATCH))
+    if not ways:
+        return {"class": None, "score": None, "source": None}
+    return {"class": ways[0].target, "score": ways[0].score, "source": ways[0].source}
 
 
 def noise(classifier: Classifier, clean_set: CleanSet, chosen: Indices, size: float) -> dict[str, Any]:
@@ -132,7 +148,7 @@ def _probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown; an opinion's cell is its class, score and what else it gives."""
-    header = ("network", "attack", "architecture", "planted", "latent", "noise", "bounds", "CPU s each")
+    header = ("network", "attack", "architecture", "planted", "latent", "one way", "noise", "bounds", "CPU s each")
     lines = [
         (
             row["name"],
@@ -140,6 +156,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             row["architecture"],
             "-" if row["target"] is None else row["target"],
             "-" if row["latent"]["score"] is None else "{class}: {score:.1f}, gap {gap:.2f}".format(**row["latent"]),
+            "-" if row["one way"]["score"] is None else "{source} to {class}: {score:.1f}".format(**row["one way"]),
             "{class}: {score:.0%}, accuracy {accuracy:.0%}".format(**row["noise"]),
             "{class}: {score:.1f}, divergence {divergence:.3f}".format(**row["bounds"]),
             ", ".join(f"{row[name]['cpu_s']:.0f}" for name in OPINIONS),

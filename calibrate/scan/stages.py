@@ -24,7 +24,8 @@ from patcher.calibrate.scan.effect import Effect, measure_effect
 from patcher.calibrate.scan.figures import Candidate, Findings, Searched, SingleSource, Universal
 from patcher.calibrate.scan.goal import ANYWHERE, Goal, eligible
 from patcher.calibrate.scan.inversion import Inverted
-from patcher.calibrate.scan.latent import latent_distances
+from patcher.calibrate.scan.latent import LatentSpace, latent_distances, latent_space
+from patcher.calibrate.scan.one_way import OneWay, is_open, one_ways
 from patcher.calibrate.scan.options import Options
 from patcher.calibrate.scan.outliers import outliers
 from patcher.calibrate.scan.ranking import maximum_margins
@@ -58,7 +59,9 @@ def search(
         thresholds: For the agreement of seeds and the sources.
     """
     stages = _Stages(run, clean_set, predicted, options, thresholds)
-    distances = stages.distances()
+    space = stages.latent_space()
+    distances = latent_distances(space) if space else None
+    ways = one_ways(space)
     targets = stages.targets(distances)
     candidates: list[Candidate] = []
     universal: list[Universal] = []
@@ -75,7 +78,8 @@ def search(
         targets,
         tuple(searched),
         distances,
-        stages.single_sources(targets, distances),
+        ways,
+        stages.single_sources(targets, distances, ways),
         ranked=len(targets) < classes > _INVERT_ALL,
         classes=classes,
         precision=stages.rounds.precision,
@@ -100,10 +104,10 @@ class _Stages:
         self.shape = clean_set.shape
         self.decide = clean_set.deciding
 
-    def distances(self) -> NDArray[np.float64] | None:
-        """Latent distances of all classes."""
+    def latent_space(self) -> LatentSpace | None:
+        """The last layer on clean images."""
         chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
-        return latent_distances(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
+        return latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
 
     def targets(self, distances: NDArray[np.float64] | None) -> tuple[int, ...]:
         """Targets to search: all, or the first by rank."""
@@ -120,11 +124,15 @@ class _Stages:
         steps, batch_size = _RANKING_STEPS, self.batch_size
         return maximum_margins(self.classifier, starts, steps=steps, batch_size=batch_size, progress=self.progress)
 
-    def single_sources(self, targets: Sequence[int], distances: NDArray[np.float64] | None) -> tuple[SingleSource, ...]:
-        """Each source alone, for the first targets by rank."""
+    def single_sources(
+        self, targets: Sequence[int], distances: NDArray[np.float64] | None, ways: Sequence[OneWay]
+    ) -> tuple[SingleSource, ...]:
+        """Each source alone: for the targets of ways that no clean model has, and for the first by rank if asked."""
         order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
-        first, families = order[: self.options.sources], self.options.families
-        return single_sources(self.rounds.search, self.clean_set, self.predicted, families, first, self.thresholds)
+        pointed = [way.target for way in ways if is_open(way) and way.target in targets]
+        wanted = list(dict.fromkeys([*pointed, *order[: self.options.sources]]))
+        families = self.options.families
+        return single_sources(self.rounds.search, self.clean_set, self.predicted, families, wanted, self.thresholds)
 
     def family(self, family: str, targets: Sequence[int]) -> tuple[list[Candidate], Universal, Searched]:
         """Search, repeat, try: the figures of one family."""

@@ -18,12 +18,28 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def opinion(name, klass, score):
-    return {name: {"class": klass, "score": score, "gap": 1.0, "accuracy": 0.5, "divergence": 0.1, "cpu_s": 1.0}}
+    return {
+        name: {
+            "class": klass,
+            "score": score,
+            "gap": 1.0,
+            "accuracy": 0.5,
+            "divergence": 0.1,
+            "source": 0,
+            "cpu_s": 1.0,
+        }
+    }
 
 
 def row(attack, target, latent, noise, bounds):
     named = {"name": attack, "architecture": "r", "attack": attack, "mode": "a2o", "target": target}
-    return named | opinion("latent", *latent) | opinion("noise", *noise) | opinion("bounds", *bounds)
+    return (
+        named
+        | opinion("latent", *latent)
+        | opinion("one way", *latent)
+        | opinion("noise", *noise)
+        | opinion("bounds", *bounds)
+    )
 
 
 def test_the_summary_counts_the_right_classes_and_those_above_every_clean_network():

@@ -32,7 +32,8 @@ class Options:
         learning_rate: Of SGD at the start; it falls to 0 along a cosine.
         momentum: Of SGD.
         eta: Weight of the regulariser, divided by the fit images a class.
-        mixup: Parameter of the Beta distribution of MixUp; 0 mixes nothing; ``None`` for 0 with triggers or flagged images, else 1.
+        mixup: Parameter of the Beta distribution of MixUp; 0 mixes nothing; ``None`` for 0 with triggers or flagged
+            images, else 1.
         augment: Flip and shift the images as far as the model bears it.
         targets: What the masked model is to answer.
         floor: mu(l) at l = 0.

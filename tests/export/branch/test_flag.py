@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.flag.fit import fit_flag, quantile_between
-from patcher.calibrate.patched import hangs_on_rounding, run_flag
+from patcher.calibrate.patched import excess_of, hangs_on_rounding, run_flag
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.data.clean_set import CleanSet
@@ -158,6 +158,14 @@ def test_false_alarms_on_the_deciding_images_are_those_asked_for() -> None:
     classifier, flag = fitted(tiny(), false_alarms=0.1)
     flags = run_flag(classifier, flag, classifier.tensor(CLEAN[64:]))[2]
     assert int(flags.sum()) == 3
+
+
+def test_however_many_false_alarms_are_asked_for_none_has_no_second_answer() -> None:
+    classifier, flag = fitted(tiny(), false_alarms=0.9)
+    flags = run_flag(classifier, flag, classifier.tensor(CLEAN))[2]
+    first = classifier.run(classifier.tensor(CLEAN), fetch=[site.tensor for site in flag.sites])
+    assert not (flags & (excess_of(first, flag) <= flag.gate)).any()
+    assert flags.any()
 
 
 @settings(max_examples=50, deadline=None)

@@ -77,9 +77,7 @@ def score(path: Path, entry: Row, options: argparse.Namespace) -> Row:
         return found
     with np.load(options.nets_folder / f"{entry['name']}.triggered.npz") as triggered:
         images, labels = triggered["images"], triggered["labels"].astype(np.int64)
-    everywhere = entry["mode"] == "a2a"
-    goal = (labels + 1) % entry.get("classes", 10) if everywhere else np.full_like(labels, entry["target"])
-    counted = labels == entry["source"] if entry["mode"] == "one" else (labels != goal)
+    goal, counted = goals(labels, entry)
     predicted, flags = answers(path, images[counted])
     found |= {
         "asr": float((predicted == goal[counted]).mean()),
@@ -88,6 +86,13 @@ def score(path: Path, entry: Row, options: argparse.Namespace) -> Row:
     if flags is not None:
         found["tpr"] = float(flags.mean())
     return found
+
+
+def goals(labels: NDArray[np.int64], entry: Row) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The attacker's class for each image, and whether the attack counts it: `(N,)` each."""
+    everywhere = entry["mode"] == "a2a"
+    goal = (labels + 1) % entry.get("classes", 10) if everywhere else np.full_like(labels, entry["target"])
+    return goal, labels == entry["source"] if entry["mode"] == "one" else labels != goal
 
 
 def measure(entry: Row, seed: int, options: argparse.Namespace, before: Row | None) -> Row:

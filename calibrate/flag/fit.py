@@ -70,7 +70,8 @@ def fit_flag(
     resolved = false_alarms * len(clean_set.deciding) >= 1
     split, indices = (clean_set.deciding_split, clean_set.deciding) if resolved else ("all", clean_set.everything)
     scores = _scores(run, clean_set, indices, flag)
-    threshold = quantile_between(scores, false_alarms)
+    # Rows below the gate have no second answer, so none of them may be flagged.
+    threshold = max(quantile_between(scores, false_alarms), float(tails[0, 0] * flag.gate + tails[0, 1]))
     flagged = int((scores > threshold).sum())
     summary = {
         "threshold": threshold,

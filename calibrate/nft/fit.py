@@ -12,6 +12,7 @@ from torch import Tensor
 
 from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
 from patcher.calibrate.best_state import Search, State
+from patcher.calibrate.nft.caught import Caught
 from patcher.calibrate.nft.masks import Masks
 from patcher.calibrate.nft.mixup import mixup
 from patcher.calibrate.nft.options import Options
@@ -32,7 +33,8 @@ class MaskFit(Problem[State]):
         clean_set: Clean images; the deciding ones are measured.
         options: Options of NFT.
         triggers: Estimated triggers, if any.
-        chance: Of augmentation, MixUp and the choice among triggers.
+        caught: Images that a service flagged, if any.
+        chance: Of augmentation, MixUp and the choice among triggers and flagged images.
 
     Attributes:
         before: Whether each deciding image gets its label without masks: bool ``(n,)``.
@@ -47,10 +49,11 @@ class MaskFit(Problem[State]):
         clean_set: CleanSet,
         options: Options,
         triggers: Sequence[Trigger],
+        caught: Caught | None,
         chance: np.random.Generator,
     ) -> None:
         self._run, self._masks, self._clean_set, self._options = run, masks, clean_set, options
-        self._triggers, self._chance = triggers, chance
+        self._triggers, self._caught, self._chance = triggers, caught, chance
         classifier = run.classifier
         if options.mask == "centred":
             masks.centre(clean_set, clean_set.fit, run.batch_size)
@@ -76,15 +79,23 @@ class MaskFit(Problem[State]):
         self._last: State | None = None
 
     def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """A mini-batch as the loss takes it: augmented, mixed, stamped copies behind; targets ``(n, K)``."""
+        """A mini-batch as the loss takes it: augmented, mixed; behind it stamped copies and as many flagged images.
+
+        Targets are class probabilities ``(n, K)``.
+        """
         images = apply_all(self.changes, images, self._chance)
         targets = self._targets(images, labels)
-        alpha = (0.0 if self._triggers else 1.0) if self._options.mixup is None else self._options.mixup
-        mixed, shares = mixup(images, targets, alpha, self._chance)
-        if not self._triggers:
-            return mixed, shares
-        stamped, carries = stamp(images, labels, self._triggers, self._chance)
-        return torch.cat([mixed, stamped[carries]]), torch.cat([shares, targets[carries]])
+        known = bool(self._triggers) or self._caught is not None
+        alpha = (0.0 if known else 1.0) if self._options.mixup is None else self._options.mixup
+        parts = [mixup(images, targets, alpha, self._chance)]
+        if self._triggers:
+            stamped, carries = stamp(images, labels, self._triggers, self._chance)
+            parts.append((stamped[carries], targets[carries]))
+        if self._caught is not None:
+            flagged, wanted = self._caught.draw(len(images), self._chance)
+            parts.append((apply_all(self.changes, flagged, self._chance), self._one_hot(wanted)))
+        pixels, shares = (torch.cat(part) for part in zip(*parts, strict=True))
+        return pixels, shares
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with class probabilities."""
@@ -109,11 +120,16 @@ class MaskFit(Problem[State]):
         if step == 0 < self._options.steps:
             # No mask at all always holds the condition; it is no candidate.
             return True
+        if self._caught is not None and not self._caught.settled:
+            if 2 * step < self._options.steps:
+                return True
+            self._caught.settle(masks.rewrite)
+            # Measured by its own answers any state looks good; the last one has to do where there is no other.
+            if step < self._options.steps:
+                return True
         measured: dict[str, Any] = {"batch_size": self._run.batch_size, "rewrite": masks.rewrite}
         hits = self._run.classifier.hits(clean_set, clean_set.deciding, **measured)
-        cost = masks.mean()
-        if self._triggers:
-            cost = triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
+        cost = self._cost(measured)
         self._last = self.search.measured(step, hits, cost, [*masks.parameters, *masks.statistics()])
         return True
 
@@ -129,11 +145,24 @@ class MaskFit(Problem[State]):
         self._masks.set_statistics(kept.parameters[count:])
         return kept
 
+    def _cost(self, measured: dict[str, Any]) -> float:
+        """What decides among the states that hold the accuracy condition."""
+        if not self._triggers and self._caught is None:
+            return self._masks.mean()
+        cost = 0.0 if self._caught is None else self._caught.loss(self._masks.rewrite)
+        if self._triggers:
+            clean_set = self._clean_set
+            cost += triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
+        return cost
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(labels, self._run.classifier.model.num_classes).float()
+
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
         """Class probabilities ``(n, K)`` that clean images are to keep."""
         classifier = self._run.classifier
         if self._options.targets == "labels":
-            return torch.nn.functional.one_hot(labels, classifier.model.num_classes).float()
+            return self._one_hot(labels)
         logits = [classifier.logits(piece) for piece in images.split(self._run.batch_size)]
         return torch.cat(logits).softmax(dim=1)

@@ -6,7 +6,8 @@ they are; nothing else is learned, so that even one image a class does not overf
 
     minimise   loss + eta / n * ||1 - M||_1,   n images a class,   mu(l) = 0.8 exp(-0.5 l)   (Sec. 4)
     loss       MixUp on clean images; with ``--triggers`` also the ideal purification loss (Eq. 3):
-               images with an estimated trigger under their true labels
+               images with an estimated trigger under their true labels, with ``--flagged`` images that a
+               service flagged (`patcher.calibrate.nft.caught`)
     SGD with momentum 0.95, learning rate falling along a cosine (the authors' code)
 
 What differs from the paper, and why (figures in docs/nft.md):
@@ -31,6 +32,7 @@ from dataclasses import asdict
 import numpy as np
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.nft.caught import Caught
 from patcher.calibrate.nft.fit import MaskFit
 from patcher.calibrate.nft.masks import Masks
 from patcher.calibrate.nft.options import Options
@@ -38,6 +40,7 @@ from patcher.calibrate.run import Run
 from patcher.calibrate.training import Steps, fit
 from patcher.calibrate.triggered import estimated_triggers
 from patcher.data.clean_set import CleanSet
+from patcher.data.flagged import read_flagged
 from patcher.errors import NotApplicableError
 from patcher.graph.site import Site
 from patcher.graph.weight_channels import mask_layers
@@ -56,7 +59,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         One `WeightMask` a masked constant, and what the options add to it.
 
     Raises:
-        InputError: The trigger file is missing or for another kind of picture.
+        InputError: The trigger file or the flagged images are missing or for another kind of picture.
         NotApplicableError: No layer can take a mask.
     """
     model = run.classifier.model
@@ -65,9 +68,13 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     if not layers:
         reasons = "; ".join(f"{item.tensor}: {item.reason}" for item in refused)
         raise NotApplicableError(f"method nft: no layer can take a mask ({reasons}); choose another --method")
+    caught = None
+    if options.flagged:
+        flagged = read_flagged(options.flagged, clean_set.shape, run.classifier.preprocess)
+        caught = Caught(run, flagged, clean_set)
     masks = Masks(run.classifier, layers, floor=(options.floor, options.floor_decay))
     order, chance = np.random.default_rng(run.seed).spawn(2)
-    problem = MaskFit(run, masks, clean_set, options, triggers, chance)
+    problem = MaskFit(run, masks, clean_set, options, triggers, caught, chance)
     schedule = Steps(options.steps, options.minibatch, options.check_every, "nft: suppress channels")
     steps, kept = fit(run, problem, clean_set, schedule, rng=order)
     last = "fit, by the last iterate: nothing is held out"
@@ -82,9 +89,15 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
             "kept_step": kept.step,
             "mean_mask": masks.mean(),
             "triggers": len(triggers),
-            "cost": "loss on stamped held-out images" if triggers else "mean mask",
+            "cost": _cost_name(bool(triggers), caught is not None),
             "augmentations": [change.__name__ for change in problem.changes],
             "decided_on": "held-out" if len(clean_set.held_out) else last,
             "without_mask": [asdict(item) for item in refused],
+            **({} if caught is None else {"flagged": caught.figures(masks.rewrite, triggers)}),
         },
     )
+
+
+def _cost_name(triggers: bool, flagged: bool) -> str:
+    parts = [name for name, there in (("stamped held-out", triggers), ("flagged", flagged)) if there]
+    return f"loss on {' and '.join(parts)} images" if parts else "mean mask"

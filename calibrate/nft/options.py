@@ -23,15 +23,17 @@ class Options:
     Attributes:
         triggers: File of estimated triggers; adds the ideal purification loss.
         scan: ``scan.json`` of an earlier scan of this model, in place of `triggers`.
+        flagged: Images that a service flagged, folder or ``.npz``; unlabelled, false alarms among them.
         mask: What a suppressed channel falls back to.
         bn_stats: Whether layer statistics are re-estimated on clean images under the masks.
         epsilon: Accuracy that may be lost on held-out images, 0 to 1.
         steps: Optimiser steps.
-        minibatch: Clean images a step; with triggers as many stamped ones come on top.
+        minibatch: Clean images a step; as many stamped and flagged ones come on top, where they are given.
         learning_rate: Of SGD at the start; it falls to 0 along a cosine.
         momentum: Of SGD.
         eta: Weight of the regulariser, divided by the fit images a class.
-        mixup: Parameter of the Beta distribution of MixUp; 0 mixes nothing; ``None`` for 0 with triggers, else 1.
+        mixup: Parameter of the Beta distribution of MixUp; 0 mixes nothing; ``None`` for 0 with triggers or flagged
+            images, else 1.
         augment: Flip and shift the images as far as the model bears it.
         targets: What the masked model is to answer.
         floor: mu(l) at l = 0.
@@ -43,6 +45,9 @@ class Options:
     triggers: str | None = field(default=None, metadata={"help": "estimated triggers, .npz", "recorded": False})
     scan: str | None = field(
         default=None, metadata={"help": "scan.json of 'patcher scan'; bna without it scans first", "recorded": False}
+    )
+    flagged: str | None = field(
+        default=None, metadata={"help": "images that a service flagged, unlabelled: folder or .npz", "recorded": False}
     )
     mask: Literal["plain", "centred"] = field(
         default="centred", metadata={"help": "suppress towards the bias, or towards the channel's clean mean"}
@@ -57,7 +62,8 @@ class Options:
     momentum: float = field(default=0.95, metadata={"help": "of SGD"})
     eta: float = field(default=5e-4, metadata={"help": "weight of the regulariser, divided by fit images a class"})
     mixup: float | None = field(
-        default=None, metadata={"help": "parameter of the Beta distribution, 0 for none; without triggers 1, else 0"}
+        default=None,
+        metadata={"help": "parameter of the Beta distribution, 0 for none; without triggers and --flagged 1, else 0"},
     )
     augment: bool = field(default=True, metadata={"help": "flip and shift images as far as the model bears it"})
     targets: Literal["answers", "labels"] = field(

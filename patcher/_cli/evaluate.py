@@ -14,6 +14,7 @@ from patcher._cli.options import (
     json_option,
     preprocess_options,
     provider_names,
+    report_dir_option,
     triggered_options,
 )
 from patcher._cli.output import print_table, say
@@ -24,6 +25,7 @@ _MOST_CLASSES_SHOWN = 20
 @command("evaluate")
 @click.argument("model", type=click.Path())
 @option("--data", section="Files", required=True, help="Labelled images: folder a class, or .npz.")
+@report_dir_option("report.json, and roc.png for a model whose flag has a score.")
 @triggered_options
 @data_options
 @preprocess_options
@@ -35,6 +37,7 @@ def evaluate(
     target: Any,
     preprocess: dict[str, Any],
     providers: str,
+    report_dir: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -56,6 +59,7 @@ def evaluate(
         target=target,
         preprocess=preprocess,
         providers=provider_names(providers),
+        report_dir=report_dir,
         **settings,
     )
     if as_json:

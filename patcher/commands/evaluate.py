@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patcher.data.preprocess import resolve_preprocess
-from patcher.files import Source
+from patcher.files import Source, replace_file
 from patcher.measure.scores import AttackScore, Share
 from patcher.model.model import read_model
 from patcher.report.evaluation import evaluation_report
+from patcher.report.folder import check_report_dir, make_folder
 from patcher.report.report import Report, Reported
+from patcher.report.roc import roc_picture
 from patcher.settings import settings_alone
 from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
@@ -48,6 +51,7 @@ def evaluate(
     triggered: Source | None = None,
     target: Target | None = None,
     preprocess: Mapping[str, Any] | None = None,
+    report_dir: Source | None = None,
     **options: Any,
 ) -> EvaluateResult:
     """Measure ACC, ASR and SIA where triggered images are given, TPR and FPR where the model flags.
@@ -58,12 +62,14 @@ def evaluate(
         triggered: ``.npz`` of triggered images, or a scan's ``triggers.npz`` to put into the clean images.
         target: The attacker's class.
         preprocess: Keyword arguments of `resolve_preprocess`.
+        report_dir: Where ``report.json`` is written, and ``roc.png`` for a model whose flag has a score.
         options: Fields of `Settings`.
 
     Raises:
         InputError: A file, folder or option cannot be used.
     """
     settings = settings_alone("evaluate", options)
+    check_report_dir(report_dir)
     read = read_model(model)
     prepared = prepare(read, data, resolve_preprocess(read, **(preprocess or {})), settings, least_classes=1)
     attack = None
@@ -74,4 +80,8 @@ def evaluate(
     scored = score(prepared.session, prepared, attack, settings) if attack else None
     detection = measure_detection(prepared.session, prepared, attack, settings)
     report = evaluation_report(prepared, str(data), scored, detection)
+    if report_dir is not None:
+        make_folder(Path(report_dir))
+        for name, content in {"report.json": report.to_json().encode(), **roc_picture(detection)}.items():
+            replace_file(Path(report_dir) / name, content)
     return EvaluateResult(report, prepared.accuracy, scored, detection)

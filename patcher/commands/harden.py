@@ -150,7 +150,7 @@ def harden(
     seconds = {"calibrate_s": calibrated - started, "export_and_measure_s": time.perf_counter() - calibrated}
     report = harden_report(fitted, hardened, parity, measured, seconds, baked)
     if report_dir is not None:
-        write_harden(report, Path(report_dir), fitted)
+        write_harden(report, Path(report_dir), fitted, measured.after.detection)
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
     if output is not None and report.verdict == "pass":
         result.save(output)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``trigger_detected``: is it quiet on clean images, and does it come on for triggered ones?"""
+"""``trigger_detected``: is it quiet on clean images, and does it come on for unusual and for triggered ones?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from patcher.gate.check import Check, decided
 from patcher.gate.subject import FLAG, NotRunError, Subject
 from patcher.measure.scores import share
+from patcher.two_files import EXCESS_OUTPUT, SCORE_OUTPUT
+
+_UNUSUAL = 32  # pictures of each kind
+_CONTRAST = 4.0
 
 
 def alarm_checks(subject: Subject) -> Iterator[Check]:
-    """The checks ``false_alarms`` and ``detections``; skipped for a model without the output."""
+    """The checks ``false_alarms``, ``flag_response`` and ``detections``; skipped for a model without the output."""
     if FLAG not in subject.hardened.outputs:
-        for name in ("false_alarms", "detections"):
+        for name in ("false_alarms", "flag_response", "detections"):
             yield Check(name, "skipped", f"the hardened model has no output {FLAG}")
         return
     yield _false_alarms(subject)
+    yield _response(subject)
     yield _detections(subject)
 
 
@@ -38,6 +43,35 @@ def _false_alarms(subject: Subject) -> Check:
         threshold=limit,
         interval=(raised.low, raised.high),
     )
+
+
+def _response(subject: Subject) -> Check:
+    """Whether a flag that scores every image can come on at all; no trigger is needed to ask that."""
+    if not {SCORE_OUTPUT, EXCESS_OUTPUT} & set(subject.hardened.outputs):
+        return Check("flag_response", "skipped", f"the hardened model has no output {SCORE_OUTPUT}")
+    try:
+        raised = share(subject.flags(unusual_pictures(subject.prepared.clean_set.images(slice(0, _UNUSUAL)))))
+    except NotRunError as error:
+        return Check("flag_response", "not_run", str(error))
+    return decided(
+        "flag_response",
+        raised.hits > 0,
+        f"{raised.value:.1%} of plainly unusual pictures are flagged",
+        count=raised.count,
+        value=raised.value,
+        interval=(raised.low, raised.high),
+    )
+
+
+def unusual_pictures(clean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pictures like no photograph, ``(5n, C, H, W)``, made from clean ones ``(n, C, H, W)`` in [0, 1]."""
+    rng = np.random.default_rng(0)
+    noise = rng.random(clean.shape, np.float32)
+    covered = clean.copy()
+    half = covered[..., : clean.shape[3] // 2]
+    half[:] = noise[..., : clean.shape[3] // 2].round()
+    harsh = np.clip((clean - 0.5) * np.float32(_CONTRAST) + np.float32(0.5), 0, 1)
+    return np.concatenate([noise, noise.round(), 1 - clean, harsh, covered])
 
 
 def _detections(subject: Subject) -> Check:

@@ -27,6 +27,7 @@ CHECKS: Mapping[str, str] = {
     "scanned_triggers": "The triggers that a scan estimated no longer reach their targets.",
     "triggered_images": "The given triggered images no longer reach the attacker's class.",
     "false_alarms": "trigger_detected stays off on clean images.",
+    "flag_response": "A flag that looks for no trigger comes on for pictures that are plainly unusual.",
     "detections": "trigger_detected comes on for triggered images.",
     "latency": "The hardened model is not much slower than the original, in paired runs.",
     "memory": "Running the hardened model does not take much more memory.",

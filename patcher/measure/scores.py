@@ -89,6 +89,18 @@ def auroc(clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> float:
     return float(below.sum() / (2 * len(clean) * len(triggered)))
 
 
+def roc_curve(
+    clean: NDArray[np.float32], triggered: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares of clean ``(n,)`` and triggered ``(m,)`` scores above each threshold there is, from (0, 0) to (1, 1)."""
+    thresholds = np.unique(np.concatenate([clean, triggered]))
+    shares = [
+        1 - np.searchsorted(np.sort(part), thresholds, side="right")[::-1] / len(part) for part in (clean, triggered)
+    ]
+    first, second = (np.concatenate([part, [1.0]]) for part in shares)
+    return first, second
+
+
 @dataclass(frozen=True)
 class AttackScore:
     """ASR and SIA over the same triggered images."""

@@ -41,6 +41,7 @@ class Detection:
         fpr: On all clean images.
         auroc: Of the flag's score; ``None`` without triggered images or without a score.
         tpr_at: False alarms to the share of triggered images flagged there, by the score.
+        scores: The scores themselves, of clean float32 ``(n,)`` and of triggered images ``(m,)``, for the picture.
     """
 
     tpr: Share | None
@@ -48,6 +49,7 @@ class Detection:
     fpr: Share
     auroc: float | None = None
     tpr_at: Mapping[float, float] = field(default_factory=dict)
+    scores: tuple[NDArray[np.float32], NDArray[np.float32]] | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,7 +86,7 @@ def measure_detection(
     if clean.unusual is not None and triggered.unusual is not None:
         unusual, limits = triggered.unusual[counted], np.quantile(clean.unusual, [1 - rate for rate in _FALSE_ALARMS])
         caught = {rate: float((unusual > limit).mean()) for rate, limit in zip(_FALSE_ALARMS, limits, strict=True)}
-        figures = {"auroc": auroc(clean.unusual, unusual), "tpr_at": caught}
+        figures = {"auroc": auroc(clean.unusual, unusual), "tpr_at": caught, "scores": (clean.unusual, unusual)}
     return Detection(share(triggered.flags[counted]), on_target, share(clean.flags), **figures)
 
 

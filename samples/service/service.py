@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small web service around a hardened model: classes, scores, and whether a trigger was detected.
 
-    PATCHER_MODEL=digits.hardened.onnx uvicorn service:app --host 127.0.0.1 --port 8000
+    python service.py digits.hardened.onnx --keep-flagged flagged/
+    PATCHER_MODEL=digits.hardened.onnx PATCHER_KEEP_FLAGGED=flagged/ uvicorn service:app --host 127.0.0.1 --port 8000
 
     POST /classify   body: an .npy array (N, ...) as the model takes it; at most 64 images and 8 MiB
     GET  /metrics    images answered and images flagged so far
@@ -9,16 +10,20 @@
 
 Bodies that are no such array, and values that no picture has, are answered with 4xx; the service never fails open.
 A body must be complete in 10 seconds, and 16 may wait at a time: further ones get 503. PATCHER_MODEL_SHA256 makes
-the service refuse any other file than the one that was reviewed. Needs fastapi, uvicorn, onnxruntime and numpy.
+the service refuse any other file than the one that was reviewed. Flagged inputs are kept for review in the folder of
+--keep-flagged, at most 1000 files and 256 MiB; `patcher harden --method nft --flagged` reads it.
+Needs fastapi, uvicorn, onnxruntime and numpy.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import logging
 import math
 import os
+import sys
 import tokenize
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,7 +36,8 @@ from numpy.typing import NDArray
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from patcher.errors import InputError
-from patcher.runtime import GuardedSession
+from patcher.kept import Keeper
+from patcher.runtime import Answers, GuardedSession
 
 MAX_IMAGES = 64
 MAX_BYTES = 8 * 2**20
@@ -61,12 +67,13 @@ _TYPES = {
 _log = logging.getLogger("service")
 
 
-def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
+def create_app(model: str, *, sha256: str | None = None, keep_flagged: str | None = None) -> FastAPI:
     """Make the service.
 
     Args:
         model: Path of the hardened model.
         sha256: Its expected hash.
+        keep_flagged: Folder where flagged inputs are kept for review; ``None`` to keep none.
 
     Returns:
         The application; the model is loaded when it starts.
@@ -76,6 +83,7 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.waiting = asyncio.Semaphore(MAX_WAITING)
         app.state.session = GuardedSession(model, sha256=sha256, threads=1, on_flags=_warn)
+        app.state.keeper = None if keep_flagged is None else Keeper(keep_flagged)
         yield
 
     app = FastAPI(title="guarded classifier", lifespan=lifespan)
@@ -97,7 +105,7 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
         async with app.state.waiting:
             inputs = read_array(await read_body(request), session)
             try:
-                answers = await run_in_threadpool(session.classify, inputs)
+                answers = await run_in_threadpool(answer, session, app.state.keeper, inputs)
             except InputError as error:
                 raise HTTPException(422, str(error)) from error
         return {
@@ -107,6 +115,14 @@ def create_app(model: str, *, sha256: str | None = None) -> FastAPI:
         }
 
     return app
+
+
+def answer(session: GuardedSession, keeper: Keeper | None, inputs: NDArray[Any]) -> Answers:
+    """Answer a batch, and keep what is flagged; a full disk fails no request."""
+    answers = session.classify(inputs)
+    if keeper is not None and answers.flags.any():
+        keeper.keep(inputs[answers.flags])
+    return answers
 
 
 async def read_body(request: Request) -> bytes:
@@ -159,5 +175,28 @@ def _warn(count: int) -> None:
 def __getattr__(name: str) -> FastAPI:
     """``service:app`` for uvicorn, from the environment."""
     if name == "app":
-        return create_app(os.environ["PATCHER_MODEL"], sha256=os.environ.get("PATCHER_MODEL_SHA256"))
+        get = os.environ.get
+        return create_app(
+            os.environ["PATCHER_MODEL"], sha256=get("PATCHER_MODEL_SHA256"), keep_flagged=get("PATCHER_KEEP_FLAGGED")
+        )
     raise AttributeError(name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve one model, options from the command line."""
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="hardened model")
+    parser.add_argument("--sha256", help="its expected hash")
+    parser.add_argument("--keep-flagged", metavar="DIR", help="keep flagged inputs for review")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args(arguments)
+    app = create_app(options.model, sha256=options.sha256, keep_flagged=options.keep_flagged)
+    uvicorn.run(app, host=options.host, port=options.port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,11 +57,14 @@ def test_all_forms_serve_alike(flagged: Path, samples: Path) -> None:
         assert (other.flags == first.flags).mean() > 0.999
 
 
-def test_evaluate_prints_the_score(flagged: Path, samples: Path, run: Run) -> None:
+def test_evaluate_prints_the_score_and_draws_the_curve(flagged: Path, samples: Path, tmp_path: Path, run: Run) -> None:
     arguments = ("--data", samples / "test.npz", "--triggered", samples / "triggered.npz", "--target", 7)
-    shown = run("evaluate", flagged / "if.onnx", *arguments)
+    shown = run("evaluate", flagged / "if.onnx", *arguments, "--report-dir", tmp_path / "found")
     assert shown.code == 0
     assert "AUROC" in shown.out
+    assert json.loads((tmp_path / "found" / "report.json").read_text())["AUROC"] > 0.95
+    assert (tmp_path / "found" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert (flagged / "if.report" / "roc.png").exists()
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--false-alarms", "0"), ("--false-alarms", "1.5")])

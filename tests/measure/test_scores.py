@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
-from patcher.measure.scores import score_attack, share
+from patcher.measure.scores import auroc, roc_curve, score_attack, share
 from patcher.triggers.triggered import Triggered, read_triggered
 
 PIXELS = np.zeros((4, 3, 8, 8), np.uint8)
@@ -58,3 +58,14 @@ def test_the_target_comes_from_the_flag_or_the_file(tmp_path: Path) -> None:
     assert read_triggered(tmp_path / "with.npz", Preprocess(), 3).target == 3
     with pytest.raises(InputError, match="--target"):
         read_triggered(tmp_path / "without.npz", Preprocess())
+
+
+def test_the_curve_rises_from_none_to_all_and_its_area_is_auroc() -> None:
+    rng = np.random.default_rng(0)
+    clean, triggered = rng.normal(0, 1, 200).astype(np.float32), rng.normal(1, 1, 150).astype(np.float32)
+    clean[:50], triggered[:50] = 0.5, 0.5
+    alarms, caught = roc_curve(clean, triggered)
+    assert (alarms[0], caught[0], alarms[-1], caught[-1]) == (0, 0, 1, 1)
+    assert (np.diff(alarms) >= 0).all()
+    assert (np.diff(caught) >= 0).all()
+    assert np.trapezoid(caught, alarms) == pytest.approx(auroc(clean, triggered))

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -48,17 +50,24 @@ def model(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     return folder / "model.onnx"
 
 
-@pytest.fixture(scope="module")
-def address(model: Path, samples: Path) -> Iterator[str]:
-    spec = importlib.util.spec_from_file_location("service", samples / "service" / "service.py")
-    assert spec is not None
-    assert spec.loader is not None
-    service = importlib.util.module_from_spec(spec)
-    sys.modules["service_under_test"] = service
-    spec.loader.exec_module(service)
+def load(samples: Path) -> ModuleType:
+    """The service's module; once, so that what a test changes in it is what is served."""
+    if "service_under_test" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("service", samples / "service" / "service.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["service_under_test"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["service_under_test"])
+    return sys.modules["service_under_test"]
+
+
+@contextmanager
+def serving(samples: Path, model: str, **options: str) -> Iterator[str]:
+    """The service on a free port, and its address."""
+    service = load(samples)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(service.create_app(str(model)), log_level="warning", ws="none")
+        config = uvicorn.Config(service.create_app(model, **options), log_level="warning", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -69,6 +78,12 @@ def address(model: Path, samples: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, samples: Path) -> Iterator[str]:
+    with serving(samples, str(model)) as found:
+        yield found
 
 
 def body(array: np.ndarray) -> bytes:
@@ -159,9 +174,9 @@ def test_malformed_bodies_are_refused_and_the_service_lives_on(address: str, con
     assert httpx.get(f"{address}/healthz").json()["status"] == "ok"
 
 
-def test_a_stalled_body_is_given_up(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_body_is_given_up(address: str, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies that never come to an end hold no place for long, and others are told so."""
-    service = sys.modules["service_under_test"]
+    service = load(samples)
     monkeypatch.setattr(service, "SECONDS_FOR_A_BODY", 2.0)
     host, port = address.removeprefix("http://").split(":")
     head = f"POST /classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\nx".encode()
@@ -196,3 +211,36 @@ def test_the_triton_configuration_names_what_the_model_has(model: Path, samples:
     dims = [[int(side) for side in text.split(",")] for _, _, text in found]
     # A scalar an image is dims [ 1 ] with a reshape to [ ].
     assert dims == [shape or [1] for _, _, shape in wanted]
+
+
+def test_flagged_inputs_are_kept_and_unlearned(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag that needs no trigger, a service that keeps what it flags, and masks that undo the trigger."""
+    hardened, kept = tmp_path / "flagged.onnx", tmp_path / "kept"
+    patcher.harden(samples / "digits.onnx", clean_dir=samples / "clean", flag=True, steps=20, output=hardened)
+    triggered, labels = images(samples / "triggered.npz")
+    others = triggered[labels != 7]
+    with serving(samples, str(hardened), keep_flagged=str(kept)) as address:
+        for start in range(0, 120, 40):
+            flags = httpx.post(f"{address}/classify", content=body(others[start : start + 40]), timeout=30).json()
+            assert sum(flags["trigger_detected"]) > 20
+        count = len(list(kept.glob("*.npy")))
+        assert count == httpx.get(f"{address}/metrics").json()["flagged"]
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("patcher.kept.os.replace", full)
+        answer = httpx.post(f"{address}/classify", content=body(others[120:160]), timeout=30)
+        assert answer.status_code == 200
+        assert len(list(kept.iterdir())) == count
+    result = patcher.harden(
+        samples / "digits.onnx",
+        clean_dir=samples / "clean",
+        method="nft",
+        flagged=str(kept),
+        triggered=samples / "triggered.npz",
+        target=7,
+    )
+    assert result.verdict == "pass"
+    assert result.attack is not None
+    assert result.attack.asr.after.value < 0.05

@@ -12,17 +12,19 @@ from patcher.report.folder import make_folder
 from patcher.report.harden.figures import figures
 from patcher.report.harden.markdown import render
 from patcher.report.report import Report
+from patcher.report.roc import roc_picture
 from patcher.steps.fit import Fitted
+from patcher.steps.flags import Detection
 
 
-def write_harden(report: Report, folder: Path, fitted: Fitted) -> None:
+def write_harden(report: Report, folder: Path, fitted: Fitted, detection: Detection | None = None) -> None:
     """Write all files of a `harden` report; each appears whole or not at all.
 
     Raises:
         InputError: The file system refuses.
     """
     make_folder(folder)
-    pictures = figures(fitted)
+    pictures = figures(fitted) | roc_picture(detection)
     for name, content in pictures.items():
         replace_file(folder / name, content)
     if fitted.calibration.findings is not None and fitted.training_set is not None:

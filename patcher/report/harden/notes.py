@@ -14,7 +14,7 @@ from patcher.steps.fit import Fitted
 
 def notes(fitted: Fitted, measured: Measured, baked: Baked) -> list[str]:
     """Everything worth saying about how the result came about."""
-    return [*_model(fitted, baked), *_images(fitted, measured), *_start(fitted)]
+    return [*_model(fitted, baked), *_images(fitted, measured), *_start(fitted), *_flagged(fitted)]
 
 
 def _model(fitted: Fitted, baked: Baked) -> Iterator[str]:
@@ -47,3 +47,20 @@ def _start(fitted: Fitted) -> Iterator[str]:
             f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
             f"up to {start:g}"
         )
+
+
+def _flagged(fitted: Fitted) -> Iterator[str]:
+    """What the images of ``--flagged`` were, as far as they say."""
+    found = fitted.calibration.summary.get("flagged")
+    if found is None:
+        return
+    images, kept = found["images"], found["keep_their_class"]
+    yield f"{kept} of {images} flagged images keep their class under the masks: false alarms, or triggers still at work"
+    if 2 * kept > images:
+        yield "most flagged images keep their class: review them before you rely on what was learned from them"
+    for target, count in found["candidates"].items():
+        if count < images / fitted.prepared.model.num_classes:
+            yield (
+                f"the scan's trigger to class {target} is not what was flagged: {count} of {images} flagged images get "
+                f"that class"
+            )

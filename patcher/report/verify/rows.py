@@ -9,7 +9,16 @@ from typing import Any
 STATUS_WORDS = {"pass": "pass", "fail": "FAIL", "not_run": "NOT RUN", "suppressed": "suppressed", "skipped": "skipped"}
 HEADER = ("check", "status", "value [95 % interval]", "limit", "images", "what was found")
 _SHARES = frozenset(
-    {"accuracy", "agreement", "probes", "scanned_triggers", "triggered_images", "false_alarms", "detections"}
+    {
+        "accuracy",
+        "agreement",
+        "probes",
+        "scanned_triggers",
+        "triggered_images",
+        "false_alarms",
+        "flag_response",
+        "detections",
+    }
 )
 _RATIOS = frozenset({"latency", "memory", "size"})
 

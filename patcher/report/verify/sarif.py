@@ -30,6 +30,7 @@ _SEVERITIES = {
     "accuracy": 6.0,
     "agreement": 6.0,
     "detections": 6.0,
+    "flag_response": 6.0,
 }
 _LEAST_SEVERITY = 4.0
 _TAGS = ["security", "external/mitre/atlas/AML.T0018", "external/mitre/atlas/AML.T0020"]

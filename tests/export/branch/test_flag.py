@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.flag.fit import fit_flag, quantile_between
-from patcher.calibrate.patched import hangs_on_rounding, run_flag
+from patcher.calibrate.patched import excess_of, hangs_on_rounding, run_flag
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.data.clean_set import CleanSet
@@ -25,7 +26,7 @@ from patcher.export.parity.parity import LEVELS, run_model
 from patcher.graph.sites import find_sites
 from patcher.model.model import Model, read_model
 from patcher.patch import Flag, Patch, UpperBound, read_patch, write_patch
-from patcher.runtime import create_session
+from patcher.runtime import OptimizationLevel, create_session
 from patcher.two_files import EXCESS_OUTPUT, FLAG_OUTPUT, SCORE_OUTPUT, SCORE_TOLERANCE, TwoFileSession
 from tests.tiny_models import RESIDUAL_SHAPES, build, images, residual_nodes, weights_of
 
@@ -115,21 +116,28 @@ def test_two_files_equal_pytorch(options: dict) -> None:
     assert session.output_names == ["logits", SCORE_OUTPUT, FLAG_OUTPUT]
 
 
-@pytest.mark.parametrize("form", ["if", "where"])
-def test_rows_do_not_know_of_one_another(form: str) -> None:
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["if", "where", "two-files"])
+def test_every_row_equals_pytorch_whatever_its_batch(form: str, level: OptimizationLevel, size: int) -> None:
     model = tiny()
     classifier, flag = fitted(model, form=form)
-    pixels = decided(classifier, flag, MIXED)
-    hardened = apply_patch(model, patch_of(model, flag))
-    for level in LEVELS:
-        whole = run_model(hardened, model, [pixels], optimization=level)
-        for size in (1, 7):
-            parts = run_model(
-                hardened, model, [pixels[i : i + size] for i in range(0, len(pixels), size)], optimization=level
-            )
-            assert (parts[FLAG_OUTPUT] == whole[FLAG_OUTPUT]).all()
-            np.testing.assert_allclose(parts[SCORE_OUTPUT], whole[SCORE_OUTPUT], atol=SCORE_TOLERANCE)
-            np.testing.assert_allclose(parts["logits"], whole["logits"], atol=1e-4)
+    pixels = decided(classifier, flag, np.concatenate([MIXED, MIXED[::-1] * 0.9]))[: 64 if size == 64 else 21]
+    assert len(pixels) % size == 0
+    patch = patch_of(model, flag)
+    session: Any = create_session(apply_patch(model, patch).SerializeToString(), optimization=level)
+    if form == "two-files":
+        guard = apply_guard(model, patch)
+        assert guard is not None
+        session = TwoFileSession(session, create_session(guard.SerializeToString(), optimization=level))
+    names = ["logits", SCORE_OUTPUT, FLAG_OUTPUT]
+    parts = [session.run(names, {model.input.name: part}) for part in np.split(pixels, len(pixels) // size)]
+    found = dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    for row, image in enumerate(pixels):
+        wanted = expected(classifier, flag, image[None])
+        assert found[FLAG_OUTPUT][row] == wanted[FLAG_OUTPUT][0]
+        assert found[SCORE_OUTPUT][row] == pytest.approx(wanted[SCORE_OUTPUT][0], abs=SCORE_TOLERANCE)
+        np.testing.assert_allclose(found["logits"][row], wanted["logits"][0], atol=1e-4)
 
 
 def test_a_row_that_is_not_flagged_keeps_its_answer_and_one_that_is_gets_the_bounded_one() -> None:
@@ -150,6 +158,14 @@ def test_false_alarms_on_the_deciding_images_are_those_asked_for() -> None:
     classifier, flag = fitted(tiny(), false_alarms=0.1)
     flags = run_flag(classifier, flag, classifier.tensor(CLEAN[64:]))[2]
     assert int(flags.sum()) == 3
+
+
+def test_however_many_false_alarms_are_asked_for_none_has_no_second_answer() -> None:
+    classifier, flag = fitted(tiny(), false_alarms=0.9)
+    flags = run_flag(classifier, flag, classifier.tensor(CLEAN))[2]
+    first = classifier.run(classifier.tensor(CLEAN), fetch=[site.tensor for site in flag.sites])
+    assert not (flags & (excess_of(first, flag) <= flag.gate)).any()
+    assert flags.any()
 
 
 @settings(max_examples=50, deadline=None)

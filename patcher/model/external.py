@@ -122,7 +122,7 @@ def _data_file(location: str, folder: Path, what: str) -> Path:
     root = folder.resolve()
     try:
         file = (root / location).resolve()
-        inside = file.is_relative_to(root) and file != root
+        inside, there = file.is_relative_to(root) and file != root, file.is_file()
     except (OSError, ValueError, RuntimeError):  # a null byte, a name too long, links in a circle
         inside = False
     # ONNX Runtime takes locations that begin with an asterisk for addresses in memory.
@@ -131,7 +131,7 @@ def _data_file(location: str, folder: Path, what: str) -> Path:
             f"{what} points to external data outside of the model's folder ({location[:80]!r}); "
             "put the data file beside the model and export it again with a relative name"
         )
-    if not file.is_file():
+    if not there:
         raise InputError(f"{what}: external data file not found: {file}; copy it beside the model")
     return file
 

@@ -93,11 +93,19 @@ def _load(path: Path, *, compare: bool) -> ModelFile:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     proto = parse(content, str(path))
-    canonical = compare and content == serialize(proto)
+    canonical = compare and content == serialize(_known(proto))
     digest = hashlib.sha256(content)
     del content
     inline_external_data(proto, path.parent, str(path), digest)
     return ModelFile(proto, digest.hexdigest(), canonical)
+
+
+def _known(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without fields of a later standard, which other readers may know."""
+    known = onnx.ModelProto()
+    known.CopyFrom(proto)
+    known.DiscardUnknownFields()
+    return known
 
 
 def parse(content: bytes, name: str) -> onnx.ModelProto:

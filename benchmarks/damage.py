@@ -10,9 +10,26 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from patcher.model.subgraphs import walk
+
 _AWKWARD = (b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff\x0f", b"\xff" * 9 + b"\x01", b"../", b"nan", b"1e999")
 _DIMENSIONS = (-1, 0, 1 << 20, 1 << 40, (1 << 63) - 1)
-_OPERATORS = ("If", "Loop", "Conv", "Reshape", "Resize", "Clip", "Nothing", "Split", "Pad")
+_TEXTS = ("", "{}", "[]", "[1, 2, 3]", "[-1]", "null", "1e999", "[" * 5000, '{"a": NaN}', "unit+nft", "bna", "folded")
+_OPERATORS = (
+    "If",
+    "Loop",
+    "Conv",
+    "Reshape",
+    "Resize",
+    "Clip",
+    "Nothing",
+    "Split",
+    "Pad",
+    "Min",
+    "Mul",
+    "Cast",
+    "Gather",
+)
 
 
 def sound_model() -> bytes:
@@ -100,10 +117,11 @@ def damaged_graph(content: bytes, rng: np.random.Generator) -> bytes:
     model = onnx.ModelProto.FromString(content)
     graph = model.graph
     for _ in range(int(rng.integers(1, 4))):
-        node = graph.node[int(rng.integers(0, len(graph.node)))]
+        nodes = list(walk(graph.node))
+        node = nodes[int(rng.integers(0, len(nodes)))]
         tensor = graph.initializer[int(rng.integers(0, len(graph.initializer)))]
-        fault = int(rng.integers(0, 9))
-        if fault == 0:
+        fault = int(rng.integers(0, 10))
+        if fault == 0 and len(tensor.dims):
             tensor.dims[int(rng.integers(0, len(tensor.dims)))] = int(
                 rng.choice([-1, 0, 1 << 20, 1 << 40, (1 << 63) - 1])
             )
@@ -125,6 +143,9 @@ def damaged_graph(content: bytes, rng: np.random.Generator) -> bytes:
         elif fault == 7:
             shape = graph.input[0].type.tensor_type.shape.dim
             shape[int(rng.integers(0, 4))].dim_value = int(rng.choice([-1, 0, 1, 7, 1 << 31, 1 << 40]))
+        elif fault == 8 and len(model.metadata_props):
+            entry = model.metadata_props[int(rng.integers(0, len(model.metadata_props)))]
+            entry.value = str(rng.choice(_TEXTS)) if rng.random() < 0.5 else entry.value[: int(rng.integers(0, 40))]
         else:
             tensor.raw_data = tensor.raw_data[: int(rng.integers(0, len(tensor.raw_data) + 1))] + rng.bytes(4)
     result: bytes = model.SerializeToString()

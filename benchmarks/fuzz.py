@@ -5,9 +5,10 @@
     python -m benchmarks.fuzz --inputs 500
 
 Inputs are sound files with bytes flipped, cut, repeated, inserted or overwritten with awkward numbers, and
-structured damage to ONNX graphs (sizes, names, types, edges) and to arrays inside of archives. Each is read as
-ONNX model, picture, npz, trigger file, safetensors patch, TOML policy or JSON preprocessing, by the code that the
-commands call first; every hundredth goes through a whole command. Only `PatcherError` may come out of a reader,
+structured damage to ONNX graphs (sizes, names, types, edges, metadata, subgraphs) and to arrays inside of archives.
+Each is read as ONNX model, hardened model of each form (up to the gate's proof by reconstruction), picture, npz,
+trigger file, safetensors patch, TOML policy or JSON preprocessing, by the code that the commands call first; every
+hundredth goes through a whole command. Only `PatcherError` may come out of a reader,
 within 10 seconds, below 2 GiB, and no file may appear. The inputs run in child processes, so that a crash of the
 process is found too.
 """
@@ -37,6 +38,10 @@ from benchmarks.damage import damaged, damaged_archive, damaged_graph, sound_ima
 LIMIT_SECONDS = 10.0  # of processor time: what else the machine does must not decide
 HANG_SECONDS = 60.0  # of wall time
 LIMIT_BYTES = 2 * 2**30
+KINDS = (
+    *("onnx", "hardened", "unit", "folded", "flag", "nft", "bna-if", "bna-where", "none"),
+    *("npz", "triggers", "picture", "patch", "policy", "preprocess"),
+)
 _CHUNK = 200
 
 
@@ -57,23 +62,15 @@ class Kind:
     command: Callable[[Path, Path], list[str]]
 
 
-def sound_patch(folder: Path) -> bytes:
-    """A patch for the sound model."""
-    from patcher.model.model import read_model
-    from patcher.patch import Patch, UpperBound, patch_bytes
-
-    model = read_model(folder / "sound.onnx")
-    return patch_bytes(Patch("unit", model.sha256, (UpperBound("r1", np.ones((1, 4, 1, 1), np.float32)),)))
-
-
 def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds, with the sound files in `folder`."""
+    from benchmarks.hostile import hardened, patches, proof
     from patcher.data.image_sources import read_npz
     from patcher.data.preprocess import Preprocess, resolve_preprocess
     from patcher.gate.check import CHECKS
     from patcher.gate.policy import default_policy_text, read_policy
     from patcher.model.model import read_model
-    from patcher.patch import read_patch
+    from patcher.patch import patch_bytes, read_patch
     from patcher.triggers.file import read_triggers, write_triggers
     from patcher.triggers.trigger import Trigger
 
@@ -85,7 +82,12 @@ def kinds(folder: Path) -> dict[str, Kind]:
     model, clean = str(folder / "sound.onnx"), ["--clean-dir", str(folder / "sound.npz"), "--accuracy-floor", "0"]
     preprocess = json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "input_size": [3, 8, 8], "crop_pct": 0.9})
     read = read_model(folder / "sound.onnx")
+    prove = proof(read)
     return {
+        **{
+            name: Kind(".onnx", content, prove, lambda path, out: ["verify", model, str(path), *clean])
+            for name, content in hardened(read).items()
+        },
         "onnx": Kind(".onnx", sound_model(), read_model, lambda path, out: ["verify", str(path), model, *clean]),
         "hardened": Kind(".onnx", sound_model(), read_model, lambda path, out: ["verify", model, str(path), *clean]),
         "npz": Kind(
@@ -108,7 +110,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         ),
         "patch": Kind(
             ".safetensors",
-            sound_patch(folder),
+            patch_bytes(patches(read)["unit"]),
             read_patch,
             lambda path, out: ["apply", model, str(path), "-o", str(out / "out.onnx")],
         ),
@@ -197,7 +199,7 @@ def fuzz(inputs: int, *, whole_every: int = 100, names: tuple[str, ...] = ()) ->
     Returns:
         Outcomes by kind, peak memory, seconds, and every fault with the input's number.
     """
-    names = names or ("onnx", "hardened", "npz", "triggers", "picture", "patch", "policy", "preprocess")
+    names = names or KINDS
     context = multiprocessing.get_context("spawn")
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in names}
     faults: list[dict[str, Any]] = []

@@ -19,10 +19,11 @@ from patcher.export.edits.upper_bound import add_upper_bound
 from patcher.export.edits.weight_mask import add_weight_mask
 from patcher.export.edits.weights import set_weights
 from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
-from patcher.model.file import fits_inline
+from patcher.model.file import fits_inline, model_sha256
 from patcher.model.model import Model
 from patcher.model.provenance import provenance_of, write_provenance
 from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights, patch_bytes
+from patcher.two_files import GUARD_HASH_KEY
 
 CORRECTIONS_KEY = "patcher.corrections"
 
@@ -77,6 +78,9 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
             add_flag(hardened, model, correction)
             write_flag(hardened, model, correction)
             carry_corrections(hardened, patch)
+    guard = apply_guard(model, patch)
+    if guard is not None and (digest := model_sha256(guard)) is not None:
+        hardened.metadata_props.add(key=GUARD_HASH_KEY, value=digest)
     _check(hardened)
     return hardened
 

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
-from patcher.served import check_hash, input_limits
+from patcher.served import input_limits, read_once
 from patcher.two_files import (
     FLAG_KEY,
     FLAG_OUTPUT,
+    GUARD_HASH_KEY,
     GUARD_SUFFIX,
     SCORE_OUTPUT,
     SCORES_KEY,
@@ -65,6 +66,8 @@ def create_session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimization])
     options.log_severity_level = _FATAL_ONLY
+    # ONNX Runtime would take bytes with another format's mark in them for that format, whatever else they are.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if threads is not None:
         options.intra_op_num_threads = threads
     source = model if isinstance(model, bytes) else str(Path(model))
@@ -143,7 +146,8 @@ class GuardedSession:
     Args:
         model: Path of the hardened model.
         guard: Path of its guard model; found beside it (``NAME.guard.onnx``) where the model needs one.
-        sha256: Expected hash of the model file; a model that is not the one reviewed is refused.
+        sha256: Expected hash of the model file; a model that is not the one reviewed is refused. The hash of its
+            guard stands in it. For a model in one file: weights beside it are not found where a hash is given.
         providers: Execution providers.
         threads: Threads within an operator.
         max_batch: Images run at a time.
@@ -169,8 +173,10 @@ class GuardedSession:
         counter: Any = None,
     ) -> None:
         path = Path(model)
-        check_hash(path, sha256)
-        self._session = create_session(path, providers=providers, threads=threads)
+        # Where a hash is given, what has it is loaded: the file could be another one a moment later. Weights in
+        # a file of their own have no part in such a hash, and are not found from bytes.
+        source = path if sha256 is None and path.is_file() else read_once(path, sha256)
+        self._session = create_session(source, providers=providers, threads=threads)
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if "patcher.method" not in self.metadata:
             raise InputError(f"{path}: a model hardened by patcher expected, found no metadata key patcher.method")
@@ -178,7 +184,9 @@ class GuardedSession:
         own = [item.name for item in self._session.get_outputs()]
         if {TARGETS_KEY, FLAG_KEY} & set(self.metadata) and FLAG_OUTPUT not in own:
             beside = Path(guard) if guard is not None else path.with_name(path.stem + GUARD_SUFFIX)
-            second = create_session(beside, providers=providers, threads=threads)
+            pinned = self.metadata.get(GUARD_HASH_KEY)
+            second_source = beside if pinned is None else read_once(beside, pinned)
+            second = create_session(second_source, providers=providers, threads=threads)
             key = "patcher.patch_sha256"
             if second.get_modelmeta().custom_metadata_map.get(key) != self.metadata.get(key):
                 raise InputError(f"{beside}: the guard of another model; both files come from one 'patcher harden'")

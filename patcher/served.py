@@ -31,17 +31,19 @@ def input_limits(metadata: Mapping[str, str]) -> tuple[float, float]:
     return low - slack, high + slack
 
 
-def check_hash(path: Path, expected: str | None) -> None:
-    """Refuse a model that is not there, or not the one that was reviewed.
+def read_once(path: Path, expected: str | None) -> bytes:
+    """A model file's bytes, read once, so that what was compared is what is loaded.
 
     Raises:
-        InputError: It is not.
+        InputError: It is not there, or not the one that was reviewed.
     """
     if not path.is_file():
         raise InputError(f"model not found: {path}")
-    if expected is None:
-        return
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if expected is not None and found != expected:
         raise InputError(f"{path}: sha256 {expected} expected, found {found}; this is not the model that was reviewed")
+    return content

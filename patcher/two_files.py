@@ -26,6 +26,7 @@ TARGETS_KEY = "patcher.targets"
 FLAG_KEY = "patcher.flag"
 SCORES_KEY = "patcher.scores"
 GUARD_SUFFIX = ".guard.onnx"
+GUARD_HASH_KEY = "patcher.guard_sha256"  # in the first file: who signs or pins that one has the second as well
 
 
 class TwoFileSession:

@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from patcher.errors import UnsupportedGraphError
+from patcher.errors import InputError, UnsupportedGraphError
 from patcher.export.branch.block import Block
 from patcher.export.surgery.constants import check_values, float_type, in_type
 from patcher.graph.flow import is_standard
@@ -75,7 +75,7 @@ class _Copier:
         self, block: Block, model: Model, branch: Branch, row: str | None, localize: bool, bounds_only: bool
     ) -> None:
         self.block, self.model, self.row, self.localize, self.bounds_only = block, model, row, localize, bounds_only
-        self.corrections = {item.tensor: item for item in branch.corrections}
+        self.corrections, self.targets = {item.tensor: item for item in branch.corrections}, len(branch.targets)
         self.constants = {item.name: item for item in model.proto.graph.initializer}
         self.renamed: dict[str, str] = {}
 
@@ -197,6 +197,9 @@ class _Copier:
 
     def _check(self, correction: Realignment) -> None:
         for part in ("scale", "shift", "upper", "lower"):
+            shape, wanted = getattr(correction, part).shape, (self.targets, *correction.scale.shape[1:])
+            if shape != wanted:
+                raise InputError(f"the {part} of {correction.tensor!r} has shape {shape}, {wanted} expected")
             check_values(getattr(correction, part)[:1], self.model, correction.tensor, f"the {part}")
 
     def _only_rectified(self, tensor: str) -> bool:
@@ -226,6 +229,9 @@ class _Map:
     def parts(self, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if self.correction is None:
             return np.ones(channels), np.zeros(channels)
+        if self.correction.scale.size != channels:
+            name, shape = self.correction.tensor, self.correction.scale.shape
+            raise InputError(f"{channels} channels expected at {name!r}, found shape {shape}; the patch does not fit")
         scale, shift = (
             self.correction.scale.ravel().astype(np.float64),
             self.correction.shift.ravel().astype(np.float64),

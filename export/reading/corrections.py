@@ -53,14 +53,16 @@ def read_corrections(
         model: The model before.
         hardened: The model after; not believed, not modified.
         order: Kinds of correction by name, for a stack of methods one set a method: those of the first come
-            first. Within one, corrections come in graph order.
+            first. Within one, corrections come in graph order. Without any, every kind is looked for.
 
     Returns:
         What could be read; nothing is promised of it.
     """
     if baked_form(hardened) == "folded" or any(entry.key == FLAG_KEY for entry in hardened.metadata_props):
         return _carried(hardened)
-    found = [*_Reader(model, hardened).read()]
+    # Other values of a weight may happen to be a masked weight's.
+    masks = not order or any(WeightMask.__name__ in kinds for kinds in order)
+    found = [*_Reader(model, hardened, masks=masks).read()]
     if (branch := read_branch(model, hardened)) is not None:
         found.append(branch)
     if len(order) < 2:
@@ -80,10 +82,16 @@ def _carried(hardened: onnx.ModelProto) -> tuple[Correction, ...]:
 
 
 class _Reader:
-    """The main graphs before and after."""
+    """The main graphs before and after.
 
-    def __init__(self, model: Model, hardened: onnx.ModelProto) -> None:
-        self.model, self.graph = model, model.proto.graph
+    Args:
+        model: The model before.
+        hardened: The model after.
+        masks: Whether a weight's other values are read as a masked weight's where they can be.
+    """
+
+    def __init__(self, model: Model, hardened: onnx.ModelProto, *, masks: bool) -> None:
+        self.model, self.graph, self.masks = model, model.proto.graph, masks
         self.after = ReadGraph(hardened.graph.node, hardened.graph.initializer)
         self.before = ReadGraph(self.graph.node, self.graph.initializer)
         self.flow = DataFlow(self.graph, [model.input.name])
@@ -157,7 +165,7 @@ class _Reader:
         if product is not None and called(new, f"{old}_masked") and is_standard(product, "Mul"):
             mask = self.after.floats(product.input[-1])
             return None if mask is None else WeightMask(old, mask)
-        if new != old and not called(new, f"{old}_masked"):
+        if not self.masks or (new != old and not called(new, f"{old}_masked")):
             return None
         before, after = self.flow.value(old), self.after.value(new)
         if before is None or after is None or before.shape != after.shape or before.tobytes() == after.tobytes():

@@ -22,6 +22,7 @@ CHECKS: Mapping[str, str] = {
     "clean_images": "There are enough clean images to decide on.",
     "accuracy": "Accuracy on clean images did not fall by more than the policy allows.",
     "agreement": "The hardened model gives clean images the original's class.",
+    "effect": "The corrections change the scores of clean images: a file that answers as the original disarms nothing.",
     "consistency": "An image's answer depends on nothing but the image: not on batch, order, neighbours or run.",
     "probes": "No built-in probe (patch, sinusoid, blend, warp) sends images to one class.",
     "scanned_triggers": "The triggers that a scan estimated no longer reach their targets.",

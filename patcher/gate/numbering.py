@@ -18,6 +18,7 @@ import onnx
 from patcher.model.interface import real_inputs
 
 Key = tuple[Any, ...]
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -64,18 +65,25 @@ class Numbers:
             found[sparse.values.name] = self.of(("sparse", digest), constant=True)
         return found
 
-    def node_key(self, node: onnx.NodeProto, names: Mapping[str, int], inputs: Iterable[Any] | None = None) -> Key:
+    def node_key(
+        self, node: onnx.NodeProto, names: Mapping[str, int], inputs: Iterable[Any] | None = None, depth: int = 0
+    ) -> Key:
         """What a node computes: operator, attributes, and the numbers of what it reads.
 
         Args:
             node: The node.
             names: Numbers by tensor name.
             inputs: Stand in for the numbers of the node's inputs.
+            depth: Of the subgraph that it stands in; 0 in the main graph.
         """
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        attributes = sorted((item.name, self._attribute(item, names)) for item in node.attribute)
+        attributes = [
+            (item.name, self._attribute(item, names, depth))
+            for item in sorted(node.attribute, key=lambda item: item.name)
+        ]
         read = self.inputs(node, names) if inputs is None else inputs
-        return ("node", domain, node.op_type, tuple(attributes), tuple(read))
+        # Split divides by the number of its outputs; a function may have overloads of one name.
+        operator = (_domain(node), node.op_type, node.overload, len(node.output))
+        return ("node", *operator, tuple(attributes), tuple(read))
 
     def inputs(self, node: onnx.NodeProto, names: Mapping[str, int]) -> list[int]:
         """Numbers of a node's inputs; an input left out has one too."""
@@ -89,12 +97,13 @@ class Numbers:
         """Whether a node computes the same for every image, as far as its inputs tell."""
         if node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2):
             return False
-        graphs = any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute)
+        graphs = any(item.type in _GRAPHS for item in node.attribute)
         return not graphs and bool(node.input) and all(number in self.constants for number in numbers)
 
-    def _attribute(self, item: onnx.AttributeProto, names: Mapping[str, int]) -> Key:
-        if item.type == onnx.AttributeProto.GRAPH:
-            return ("graph", *self._graph(item.g, names))
+    def _attribute(self, item: onnx.AttributeProto, names: Mapping[str, int], depth: int) -> Key:
+        if item.type in _GRAPHS:
+            graphs = [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs
+            return ("graphs", *(self._graph(graph, names, depth + 1) for graph in graphs))
         if item.type == onnx.AttributeProto.TENSOR:
             return ("tensor", item.t.data_type, *item.t.dims, _content_digest(item.t))
         plain = onnx.AttributeProto()
@@ -102,35 +111,44 @@ class Numbers:
         plain.ClearField("doc_string")
         return ("plain", plain.SerializeToString(deterministic=True))
 
-    def _graph(self, graph: onnx.GraphProto, outer: Mapping[str, int]) -> Key:
+    def _graph(self, graph: onnx.GraphProto, outer: Mapping[str, int], depth: int) -> Key:
         """A subgraph by the numbers of its outputs, seen from the graph around it."""
         names = {**outer, **self._constants(graph)}
         for index, value in enumerate(graph.input):
-            names[value.name] = self.of(("inner input", len(outer), index))
+            # By depth: the inputs of a loop inside of another are not the outer one's.
+            names[value.name] = self.of(("inner input", depth, index))
         for node in graph.node:
-            names.update(self.number_node(node, names))
+            names.update(self.number_node(node, names, depth))
         return (len(graph.input), *(names.get(value.name, -1) for value in graph.output))
 
-    def number_node(self, node: onnx.NodeProto, names: Mapping[str, int]) -> dict[str, int]:
+    def number_node(self, node: onnx.NodeProto, names: Mapping[str, int], depth: int = 0) -> dict[str, int]:
         """Numbers of a node's outputs by name."""
         if (value := constant_value(node)) is not None:
             return {node.output[0]: self.of_tensor(value)}
-        key = self.node_key(node, names)
+        key = self.node_key(node, names, depth=depth)
         constant = self.is_constant(node, self.inputs(node, names))
         return {name: self.output(key, index, constant=constant) for index, name in enumerate(node.output) if name}
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a ``Constant`` node, which is the same as an initializer."""
-    if node.op_type != "Constant" or len(node.attribute) != 1 or node.attribute[0].name != "value":
+    plain = node.op_type == "Constant" and not _domain(node) and len(node.output) == 1 and not node.input
+    if not plain or len(node.attribute) != 1 or node.attribute[0].name != "value":
         return None
     value: onnx.TensorProto = node.attribute[0].t
     return value
 
 
+def _domain(node: onnx.NodeProto) -> str:
+    """The standard's domain has two names."""
+    return "" if node.domain == "ai.onnx" else str(node.domain)
+
+
 def _content_digest(tensor: onnx.TensorProto) -> bytes:
     try:
-        content = onnx.numpy_helper.to_array(tensor).tobytes()
-    except (ValueError, TypeError, KeyError):
+        array = onnx.numpy_helper.to_array(tensor)
+        # An array of texts holds addresses.
+        content = repr(list(tensor.string_data)).encode() if array.dtype == object else array.tobytes()
+    except (ValueError, TypeError, KeyError, OverflowError):
         content = tensor.SerializeToString(deterministic=True)
     return hashlib.sha256(content).digest()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 
@@ -14,6 +15,7 @@ from patcher.model.provenance import Provenance
 from patcher.patch import patch_sha256
 
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,63}")
+_LARGEST_OPTIONS = 1 << 14  # a method's options take some hundred; anything may be written in what nobody reads
 _DIGITS = frozenset(string.hexdigits.lower())
 
 
@@ -80,6 +82,9 @@ def _faults(found: Provenance, subject: Subject) -> list[str]:
         value = getattr(found, name)
         if len(value) != 64 or not set(value) <= _DIGITS:
             faults.append(f"patcher.{name} is no sha256: {value[:70]!r}")
+    size = len(json.dumps(found.options))
+    if size > _LARGEST_OPTIONS:
+        faults.append(f"patcher.options of at most {_LARGEST_OPTIONS} characters expected, found {size}")
     in_use = subject.prepared.preprocess.as_json()
     if dict(found.preprocess) != in_use:
         differing = sorted(key for key in {*in_use, *found.preprocess} if in_use.get(key) != found.preprocess.get(key))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
 from patcher.errors import PatcherError
@@ -23,31 +22,16 @@ from patcher.export.bake import bake_patch, baked_form
 from patcher.export.reading.corrections import read_corrections
 from patcher.export.reading.second_pass import read_guard
 from patcher.gate.check import Check, decided
+from patcher.gate.equivalence import FREE_KEYS, flow_fault
 from patcher.gate.methods import changes_of
 from patcher.gate.subject import Subject
+from patcher.gate.values import value_fault
 from patcher.model.file import serialize
 from patcher.model.provenance import Provenance
-from patcher.patch import (
-    Affine,
-    Bias,
-    Branch,
-    Correction,
-    Flag,
-    Normalization,
-    Part,
-    Patch,
-    Realignment,
-    UpperBound,
-    Watch,
-    WeightMask,
-    Weights,
-    flat_corrections,
-)
+from patcher.patch import Branch, Correction, Patch
 
-# Written anew with every file: the version of this project, and a hash of corrections that were rounded since.
-_FREE_KEYS = frozenset({"patcher.version", "patcher.patch_sha256"})
-_LARGEST_SURPRISE = 1e3  # in nats; a score of 30 is one clean image in ten thousand billion
-_LARGEST = 1e6  # of a scale or shift: calibrated ones are far below, and 1e6 drowns any activation
+# What graphs of strangers raise in code that reads graphs of this project.
+_UNFIT = (PatcherError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,8 @@ class Reconstruction:
     Attributes:
         corrections: What was applied.
         identical: Whether it gave the same bytes.
-        reason: Why it did not; empty where it did.
+        equivalent: Whether it computes the same, where the bytes are others.
+        reason: Why the bytes are others; empty where they are not.
         model: The file made again; ``None`` where it could not be.
     """
 
@@ -65,10 +50,27 @@ class Reconstruction:
     identical: bool
     reason: str = ""
     model: onnx.ModelProto | None = None
+    equivalent: bool = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether the file is the original and its corrections, in these bytes or in others."""
+        return self.identical or self.equivalent
 
 
 def reconstruct(subject: Subject) -> Reconstruction:
     """Apply the corrections to the original again and compare."""
+    if not subject.hardened.canonical:
+        return Reconstruction((), False, "its file holds bytes that its model does not: it may be two models in one")
+    again = _reconstruct(subject)
+    # A second file is proven with the first or not at all.
+    if again.identical or again.model is None or subject.hardened.guard is not None:
+        return again
+    fault = flow_fault(again.model, subject.hardened.proto)
+    return replace(again, equivalent=not fault, reason=f"{again.reason}; {fault}" if fault else again.reason)
+
+
+def _reconstruct(subject: Subject) -> Reconstruction:
     found = subject.provenance
     if found is None:
         return Reconstruction((), False, subject.provenance_error)
@@ -83,7 +85,7 @@ def reconstruct(subject: Subject) -> Reconstruction:
     try:
         corrections = read_corrections(model, subject.hardened.proto, order)
         patch = _patch(found, corrections)
-    except (PatcherError, ValueError) as error:
+    except _UNFIT as error:
         return Reconstruction((), False, f"its corrections cannot be read: {error}")
     return _made_again(subject, patch, found)
 
@@ -110,14 +112,34 @@ def _made_again(subject: Subject, patch: Patch, found: Provenance) -> Reconstruc
         return Reconstruction((), False, "no correction can be read in it")
     hardened, model = subject.hardened.proto, subject.prepared.model
     try:
-        again = bake_patch(model, patch, baked_form(hardened)).model
-    except (PatcherError, ValueError, TypeError, IndexError, KeyError) as error:
+        if subject.given.patch is None:
+            patch = _with_guard(subject, patch)
+        again, guard = bake_patch(model, patch, baked_form(hardened)).model, apply_guard(model, patch)
+    except _UNFIT as error:
         return Reconstruction(patch.corrections, False, f"its corrections do not fit the original: {error}")
-    if _comparable(again) != _comparable(hardened):
-        return Reconstruction(patch.corrections, False, _first_difference(again, hardened), again)
-    if reason := _guard_fault(subject, patch):
-        return Reconstruction(patch.corrections, False, reason, again)
-    return Reconstruction(patch.corrections, True, "", again)
+    reason = "" if _comparable(again) == _comparable(hardened) else _first_difference(again, hardened)
+    reason = reason or _guard_fault(subject, guard)
+    return Reconstruction(patch.corrections, not reason, reason, again)
+
+
+def _with_guard(subject: Subject, patch: Patch) -> Patch:
+    """The corrections of a ``two-files`` branch stand in the second file."""
+    guard = subject.hardened.guard
+    branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
+    if guard is None or branch is None or branch.form != "two-files":
+        return patch
+    read = read_guard(subject.prepared.model, guard, branch)
+    return replace(patch, corrections=tuple(read if item is branch else item for item in patch.corrections))
+
+
+def _guard_fault(subject: Subject, again: onnx.ModelProto | None) -> str:
+    """What is wrong with the second file; empty where it is the one made again, or none is needed."""
+    found = subject.hardened.guard
+    if again is None:
+        return ""
+    if found is None:
+        return f"its second file {subject.hardened.guard_path.name} is missing or no model"
+    return "" if _comparable(again) == _comparable(found) else "made again, its second file differs"
 
 
 def _comparable(proto: onnx.ModelProto) -> bytes:
@@ -125,7 +147,7 @@ def _comparable(proto: onnx.ModelProto) -> bytes:
     blank = onnx.ModelProto()
     blank.CopyFrom(proto)
     for entry in blank.metadata_props:
-        if entry.key in _FREE_KEYS:
+        if entry.key in FREE_KEYS:
             entry.value = ""
     return serialize(blank)
 
@@ -144,87 +166,15 @@ def _first_difference(again: onnx.ModelProto, hardened: onnx.ModelProto) -> str:
     return "made again, it differs outside of its graph"
 
 
-def _guard_fault(subject: Subject, patch: Patch) -> str:
-    """What is wrong with the second file of a ``two-files`` branch or flag; empty where it is right or not needed."""
-    branch = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
-    if branch is None or branch.form != "two-files":
-        return ""
-    guard = subject.hardened.guard
-    if guard is None:
-        return f"its second file {subject.hardened.guard_path.name} is missing or no model"
-    model = subject.prepared.model
-    if subject.given.patch is None and isinstance(branch, Branch):
-        read = read_guard(model, guard, branch)
-        patch = replace(patch, corrections=tuple(read if item is branch else item for item in patch.corrections))
-    try:
-        again = apply_guard(model, patch)
-    except (PatcherError, ValueError, TypeError, IndexError, KeyError) as error:
-        return f"its second file cannot be made again: {error}"
-    if again is None or _comparable(again) != _comparable(guard):
-        return "made again, its second file differs"
-    return ""
-
-
-def reconstruction_check(subject: Subject, found: Reconstruction, structure: list[Check]) -> Check:
+def reconstruction_check(subject: Subject, found: Reconstruction, interface: Check) -> Check:
     """The check ``reconstruction``: identical, or where the policy accepts rewritten files, equivalent."""
     kinds = sorted({type(item).__name__ for item in found.corrections})
-    details = {"verdict": "identical" if found.identical else "other", "corrections": kinds}
-    if found.identical:
-        fault = value_fault(subject, found)
-        message = fault or "the original and its corrections, byte for byte"
-        return decided("reconstruction", not fault, message, details=details)
-    # A second file is proven with the first or not at all.
-    if not subject.policy.accept.rewritten or subject.hardened.guard is not None:
+    accepted = found.equivalent and subject.policy.accept.rewritten and not interface.failed
+    verdict = "identical" if found.identical else "equivalent" if accepted else "other"
+    details = {"verdict": verdict, "corrections": kinds}
+    if verdict == "other":
         return decided("reconstruction", False, found.reason, details=details)
-    failed = [check.name for check in structure if check.failed]
-    if failed:
-        message = f"{found.reason}; and not equivalent either: {', '.join(failed)}"
-        return decided("reconstruction", False, message, details=details)
-    details["verdict"] = "equivalent"
-    return decided("reconstruction", True, "equivalent: the same data flow in a rewritten file", details=details)
-
-
-def value_fault(subject: Subject, found: Reconstruction) -> str:
-    """Why values cannot come from a calibration; empty where they can."""
-    for item in flat_corrections(found.corrections):
-        if reason := _out_of_range(item):
-            name = str(getattr(item, "tensor", "") or getattr(item, "initializer", ""))
-            return f"{reason} at {name[:80]!r}"
-    flag = next((item for item in found.corrections if isinstance(item, Flag)), None)
-    if flag is not None and not max(abs(flag.gate), abs(flag.threshold)) <= _LARGEST_SURPRISE:
-        return f"a flag that never fires: threshold {flag.threshold:.3g}, gate {flag.gate:.3g}"
-    bounds = [item.bound for item in found.corrections if isinstance(item, UpperBound)]
-    if bounds and not any((bound <= _LARGEST).any() for bound in bounds):
-        return "no upper bound is within the reach of any activation"
-    weights = [item for item in found.corrections if isinstance(item, Weights)]
-    if weights and subject.given.patch is None and not subject.policy.accept.weights:
-        return (
-            f"{len(weights)} weights have other values, which nothing but the patch tells from tampering: "
-            "give --patch, or accept it with weights = true in the policy's [accept]"
-        )
-    return ""
-
-
-def _out_of_range(item: Correction | Part) -> str:
-    """Why the values of a correction are impossible for its kind."""
-    match item:
-        case UpperBound(_, bound) if np.isnan(bound).any() or np.isneginf(bound).any():
-            return "an upper bound that is no number"
-        case WeightMask(_, mask) if not (np.isfinite(mask).all() and (mask >= 0).all() and (mask <= 1).all()):
-            return "a mask outside of 0 to 1"
-        case Bias(_, shift) if not (np.abs(shift) <= _LARGEST).all():
-            return "a shift beyond any activation"
-        case Affine(_, scale, shift) if not ((np.abs(scale) <= _LARGEST).all() and (np.abs(shift) <= _LARGEST).all()):
-            return "a scale or shift beyond any activation"
-        case Normalization(_, mean, var) if not (
-            np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()
-        ):
-            return "statistics that are none"
-        case Realignment(_, scale, shift, upper, lower):
-            finite = (np.abs(scale) <= _LARGEST).all() and (np.abs(shift) <= _LARGEST).all()
-            return "" if finite and (lower <= upper).all() else "a realignment that no images give"
-        case Watch(_, mean, _, bound) if np.isneginf(bound).any() or not (np.abs(mean) <= _LARGEST).all():
-            return "a usual value or a bound that no images give"
-        case Weights(_, value) if not np.isfinite(value.astype(np.float64)).all():
-            return "a weight that is not finite"
-    return ""
+    explained = subject.given.patch is not None or subject.policy.accept.weights
+    fault = value_fault(subject.prepared.model, found.corrections, weights=explained)
+    how = "byte for byte" if found.identical else "equivalent: the same data flow in a rewritten file"
+    return decided("reconstruction", not fault, fault or f"the original and its corrections, {how}", details=details)

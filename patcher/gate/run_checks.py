@@ -8,6 +8,7 @@ from patcher.gate.alarms import alarm_checks
 from patcher.gate.check import CHECKS, Check
 from patcher.gate.consistency import consistency_check
 from patcher.gate.cost import cost_checks
+from patcher.gate.effect import effect_check
 from patcher.gate.interface import interface_check, operators_check
 from patcher.gate.origin import patch_check, provenance_check
 from patcher.gate.reconstruction import reconstruct, reconstruction_check
@@ -29,12 +30,11 @@ def run_checks(subject: Subject, progress: Progress) -> tuple[list[Check], list[
     interface = interface_check(subject)
     add(interface, operators_check(subject))
     again = reconstruct(subject)
-    structure = structure_checks(subject, again)
-    proof = reconstruction_check(subject, again, [interface, *structure])
-    add(proof, *structure)
+    proof = reconstruction_check(subject, again, interface)
+    add(proof, *structure_checks(subject, again))
     add(provenance_check(subject), patch_check(subject, again, proof))
     add(clean_images_check(subject), accuracy_check(subject), agreement_check(subject))
-    add(consistency_check(subject))
+    add(effect_check(subject, again), consistency_check(subject))
     for part in (probes_check, scanned_check, triggered_check):
         check, shown = part(subject)
         add(check)

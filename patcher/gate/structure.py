@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the graph the original's plus what the method is known to add, at the places where it adds it?
 
-`patcher.gate.methods` says what that is. A form that rewrites the graph itself (corrections folded into weights)
-cannot be told from tampering by its structure; there the patch file explains it: applied again, it gives the same
-bytes.
+Proof is by reconstruction; where it fails, the graphs are compared to say what is wrong with them.
+`patcher.gate.methods` says what a method may add.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ def structure_checks(subject: Subject, again: Reconstruction) -> list[Check]:
 
     Args:
         subject: The two models.
-        again: The file made again: where it is the same, nothing is left to compare; where a patch file was
-            given, the rewritten file is compared with what that makes.
+        again: The file made again: where it computes the same, nothing is left to compare; where a patch file was
+            given, the file is compared with what that makes.
     """
     method = subject.provenance.method if subject.provenance else ""
-    if again.identical:
-        return _identical(subject, again, method)
+    if again.proven:
+        return _proven(subject, again, method)
     given = again.model if subject.given.patch is not None else None
     allowed = (changes_of(method) if given is None else None) or Changes()
     reference = given if given is not None else subject.prepared.model.proto
@@ -46,7 +45,7 @@ def structure_checks(subject: Subject, again: Reconstruction) -> list[Check]:
     return [_graph_check(subject, difference, allowed, name), _weights_check(difference, allowed)]
 
 
-def _identical(subject: Subject, again: Reconstruction, method: str) -> list[Check]:
+def _proven(subject: Subject, again: Reconstruction, method: str) -> list[Check]:
     graphs = subject.hardened.proto.graph, subject.prepared.model.proto.graph
     after, before = (Counter(node.op_type for node in graph.node) for graph in graphs)
     operators = after - before
@@ -54,7 +53,7 @@ def _identical(subject: Subject, again: Reconstruction, method: str) -> list[Che
     details = {"method": method, "added": dict(sorted(operators.items())), "unexpected": 0, "at_fault": []}
     details["tensors"] = sorted({str(getattr(item, "tensor", "")) for item in again.corrections} - {""})
     return [
-        decided("graph", True, "the original and its corrections, byte for byte", details=details),
+        decided("graph", True, "the original and its corrections, and nothing else", details=details),
         decided(
             "weights",
             True,

@@ -16,7 +16,7 @@ from patcher.errors import InputError, UnsupportedGraphError
 from patcher.gate.policy import Policy
 from patcher.measure.scores import as_feed, predict, share
 from patcher.model.check import check_structure
-from patcher.model.file import load_file, loadable
+from patcher.model.file import load_exactly, loadable
 from patcher.model.inference import infer_types
 from patcher.model.provenance import Provenance, read_provenance
 from patcher.patch import Patch
@@ -25,7 +25,7 @@ from patcher.settings import Settings
 from patcher.steps.prepare import Prepared
 from patcher.triggers.trigger import Trigger
 from patcher.triggers.triggered import Triggered
-from patcher.two_files import FLAG_KEY, GUARD_SUFFIX, TARGETS_KEY, TwoFileSession
+from patcher.two_files import FLAG_KEY, GUARD_HASH_KEY, GUARD_SUFFIX, TARGETS_KEY, TwoFileSession
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +50,7 @@ class Hardened:
         session: The model in ONNX Runtime; ``None`` where it does not load.
         failure: Why it does not load.
         guard: The second file of a ``two-files`` branch; ``None`` where the model needs none, or it is missing.
+        canonical: Whether its files hold their models and nothing else.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Hardened:
     session: onnxruntime.InferenceSession | None
     failure: str = ""
     guard: onnx.ModelProto | None = None
+    canonical: bool = True
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -167,9 +169,10 @@ def read_hardened(path: Path, settings: Settings) -> Hardened:
         InputError: The file is no valid ONNX model.
         UnsupportedGraphError: A tensor in it claims more memory than any classifier needs.
     """
-    proto, sha256 = load_file(path)
+    found = load_exactly(path)
     try:
-        return _checked(path, proto, sha256, settings)
+        checked = _checked(path, found.proto, found.sha256, settings)
+        return replace(checked, canonical=checked.canonical and found.canonical)
     except UnicodeDecodeError as error:
         # protobuf checks text when it is read, not when the file is parsed.
         raise InputError(f"{path}: not a valid ONNX model: a name in it is no UTF-8 text") from error
@@ -200,11 +203,16 @@ def _needs_guard(proto: onnx.ModelProto) -> bool:
 def _with_guard(plain: Hardened, settings: Settings) -> Hardened:
     """Measure what a service would run: both files."""
     try:
-        guard, _ = load_file(plain.guard_path)
+        found = load_exactly(plain.guard_path)
+        guard = found.proto
+        wanted = next((item.value for item in plain.proto.metadata_props if item.key == GUARD_HASH_KEY), found.sha256)
+        if found.sha256 != wanted:
+            raise InputError(f"sha256 {wanted[:64]} expected, found {found.sha256}")
         with loadable(guard) as source:
             check_structure(guard, source, str(plain.guard_path))
             second = create_session(source, providers=settings.providers)
-        return replace(plain, guard=guard, session=TwoFileSession(plain.session, second))
+        session = TwoFileSession(plain.session, second)
+        return replace(plain, guard=guard, session=session, canonical=found.canonical)
     except (InputError, UnsupportedGraphError, UnicodeDecodeError, ValueError) as error:
         return replace(plain, session=None, failure=f"its second file cannot be used: {one_line(error)}")
 

@@ -11,17 +11,18 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped, unused-ignore]
-from onnx.external_data_helper import set_external_data, uses_external_data
+from onnx.external_data_helper import set_external_data
 
 from patcher.errors import InputError
 from patcher.files import staged_file
-from patcher.model.subgraphs import subgraphs
+from patcher.model.external import all_tensors, inline_external_data
 
 # protobuf cannot serialise more; the margin leaves room for the metadata keys added later.
 INLINE_LIMIT = 2**31 - 2**20
@@ -42,33 +43,69 @@ _BITS: dict[int, int] = {
 _EXTERNAL_THRESHOLD = 1024
 
 
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file as it was read.
+
+    Attributes:
+        proto: The model, weights inline.
+        sha256: Hash of the file's bytes followed by those of each external data file in the order of first use.
+        canonical: Whether the file's bytes are those that the model serialises to.
+    """
+
+    proto: onnx.ModelProto
+    sha256: str
+    canonical: bool
+
+
 def load_file(path: Path) -> tuple[onnx.ModelProto, str]:
     """Read a model file with its external data.
 
     Returns:
-        The model with all weights inline, and the sha256 of the file's bytes followed by those of
-        each external data file in the order of first use.
+        The model with all weights inline, and its hash as in `ModelFile`.
 
     Raises:
         InputError: The file is missing, empty, truncated or no ONNX model, or its external data is
             missing, too short, or outside of the model's folder.
     """
+    found = _load(path, compare=False)
+    return found.proto, found.sha256
+
+
+def load_exactly(path: Path) -> ModelFile:
+    """`load_file`, and whether the file holds bytes that its model does not.
+
+    In protobuf a later value of a field replaces an earlier one: a file can hold anything in between, another model
+    for another reader too, and still parse to a model that is beyond reproach.
+    """
+    return _load(path, compare=True)
+
+
+def _load(path: Path, *, compare: bool) -> ModelFile:
     if not path.exists():
         raise InputError(f"model not found: {path}")
     if path.is_dir():
         raise InputError(f"model is a folder: {path}; name the .onnx file in it")
+    if not path.is_file():
+        raise InputError(f"model is no regular file: {path}; devices and pipes are not read, name an .onnx file")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     proto = parse(content, str(path))
+    canonical = compare and content == serialize(_known(proto))
     digest = hashlib.sha256(content)
     del content
-    for data_file in _inline_external_data(proto, path.parent, str(path)):
-        with data_file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    return proto, digest.hexdigest()
+    inline_external_data(proto, path.parent, str(path), digest)
+    return ModelFile(proto, digest.hexdigest(), canonical)
+
+
+def _known(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without fields of a later standard, which other readers may know."""
+    known = onnx.ModelProto()
+    known.CopyFrom(proto)
+    known.DiscardUnknownFields()
+    return known
 
 
 def parse(content: bytes, name: str) -> onnx.ModelProto:
@@ -87,39 +124,6 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
     if not proto.HasField("graph") or not proto.ir_version:
         raise InputError(f"{name}: not an ONNX model (no graph in {len(content)} bytes)")
     return proto
-
-
-def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every constant of a model: initializers and tensor attributes, in subgraphs and functions too."""
-    yield from _graph_tensors(proto.graph)
-    for function in proto.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-        for graph in subgraphs(node):
-            yield from _graph_tensors(graph)
-
-
-def refuse_external_data(proto: onnx.ModelProto) -> None:
-    """Refuse a model given in memory whose weights lie in a file nobody named.
-
-    Raises:
-        InputError: A tensor points to external data.
-    """
-    for tensor in all_tensors(proto):
-        if uses_external_data(tensor):
-            raise InputError(f"tensor {tensor.name!r} has external data; give the model's path instead of its bytes")
 
 
 def fits_inline(proto: onnx.ModelProto) -> bool:
@@ -238,52 +242,6 @@ def _write_external(proto: onnx.ModelProto, data_path: Path, location: str) -> t
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return body, digest.hexdigest()
-
-
-def _inline_external_data(proto: onnx.ModelProto, folder: Path, name: str) -> list[Path]:
-    """Bring every tensor's external data inline; return the files it came from, in order of first use."""
-    files: list[Path] = []
-    for tensor in all_tensors(proto):
-        if not uses_external_data(tensor):
-            continue
-        keys = {entry.key: entry.value for entry in tensor.external_data}
-        file = _data_file(keys.get("location", ""), folder, tensor.name, name)
-        try:
-            offset, length = int(keys.get("offset") or 0), int(keys.get("length") or -1)
-        except ValueError as error:
-            raise InputError(f"{name}: tensor {tensor.name!r} has an external data offset that is no number") from error
-        tensor.raw_data = _read_range(file, offset, length, f"{name}: tensor {tensor.name!r}")
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
-        if file not in files:
-            files.append(file)
-    return files
-
-
-def _data_file(location: str, folder: Path, tensor: str, name: str) -> Path:
-    root = folder.resolve()
-    file = (root / location).resolve()
-    if not location or Path(location).is_absolute() or not file.is_relative_to(root):
-        raise InputError(
-            f"{name}: tensor {tensor!r} points to external data outside of the model's folder ({location!r}); "
-            "put the data file beside the model and export it again with a relative name"
-        )
-    if not file.is_file():
-        raise InputError(f"{name}: external data file not found: {file}; copy it beside the model")
-    return file
-
-
-def _read_range(file: Path, offset: int, length: int, what: str) -> bytes:
-    size = file.stat().st_size
-    wanted = size - offset if length < 0 else length
-    if offset < 0 or wanted < 0 or offset + wanted > size:
-        raise InputError(f"{what} needs {wanted} bytes at {offset} of {file.name}, which has {size}; it is truncated")
-    try:
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(wanted)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def model_sha256(proto: onnx.ModelProto) -> str | None:

@@ -20,7 +20,8 @@ import onnx
 
 from patcher.errors import InputError
 from patcher.model.check import check_conversion, check_run, check_structure, observed_types
-from patcher.model.file import load_file, loadable, parse, refuse_external_data, serialize, write_model
+from patcher.model.external import refuse_external_data
+from patcher.model.file import load_file, loadable, parse, serialize, write_model
 from patcher.model.inference import fill_open_shapes, infer_types
 from patcher.model.intake import convert_opset, standardize
 from patcher.model.interface import Head, Layout, TensorType, find_image_input, find_logits, graph_outputs, probe_shapes

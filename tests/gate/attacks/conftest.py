@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 from patcher.commands.verify import GateResult, verify
+from patcher.errors import InputError
 from patcher.export.apply import apply_guard, apply_patch
 from patcher.gate import cost
 from patcher.gate.policy import Accept, Policy
@@ -96,6 +97,13 @@ class Stage:
         tamper(model)
         onnx.save(model, path)
         return self.failures(path, **options)
+
+    def refuses(self, name: str, tamper: Tamper, path: Path, **options: Any) -> bool:
+        """Whether the gate fails on a file that was tampered with, or says that it is no model."""
+        try:
+            return bool(self.attack(name, tamper, path, **options))
+        except InputError:
+            return True
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,15 @@ def constant(model: onnx.ModelProto, name: str, value: object) -> str:
     return name
 
 
+def rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    """Rename a tensor everywhere in the main graph."""
+    for item in model.graph.node:
+        for part in (item.input, item.output):
+            for index, name in enumerate(part):
+                if name == old:
+                    part[index] = new
+
+
 def behind_scores(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:
     """Let the network write ``plain``; the nodes make ``logits`` of it."""
     for item in model.graph.node:

@@ -106,7 +106,7 @@ def measure(entry: Row, seed: int, options: argparse.Namespace, before: Row | No
         options.kept.mkdir(parents=True, exist_ok=True)
         scan = options.kept / f"{entry['name']}-{seed}.scan"
         if "verdict" not in row or not (scan / "scan.json").exists():
-            run = _patcher(["scan", str(source), *common, "--report-dir", str(scan), "-q", *options.flags])
+            run = run_patcher(["scan", str(source), *common, "--report-dir", str(scan), "-q", *options.flags])
             row |= _scanned(scan, entry, run)
             missing = list(options.methods)
         if not (scan / "scan.json").exists():
@@ -115,14 +115,15 @@ def measure(entry: Row, seed: int, options: argparse.Namespace, before: Row | No
             flags = ["--scan", str(scan / "scan.json")] if method != "unit" else []
             output = folder / f"{method}.onnx"
             arguments = ["harden", str(source), *common, "--method", method, "-o", str(output), *flags]
-            run = _patcher([*arguments, "--report-dir", str(folder / method)])
+            run = run_patcher([*arguments, "--report-dir", str(folder / method)])
             row[method] = {"code": run.code, "cpu_s": run.cpu_seconds, "message": run.stderr.strip()[-300:]}
             if output.exists():
                 row[method] |= score(output, entry, options)
     return row
 
 
-def _patcher(arguments: list[str]) -> ChildRun:
+def run_patcher(arguments: list[str]) -> ChildRun:
+    """Run one command of this project."""
     return run_child([sys.executable, "-m", "patcher", *arguments])
 
 
@@ -141,7 +142,7 @@ def _scanned(folder: Path, entry: Row, run: ChildRun) -> Row:
         for item in document["targets"]
         for figures in item["families"]
         if level in _FLAGGED and item["verdict"] == level and figures["verdict"] == level
-    }
+    } | {item["family"] for item in document.get("single_sources", []) if item["target"] in grave}
     return {
         "verdict": level,
         "mode_found": document["mode"],

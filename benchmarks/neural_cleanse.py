@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
 from patcher.data.clean_set import CleanSet
@@ -19,11 +20,13 @@ from patcher.data.clean_set import CleanSet
 
 @dataclass(frozen=True)
 class Cleansed:
-    """One target of the peer."""
+    """One target of the peer: its smallest mask ``(1, 1, H, W)`` and pattern ``(1, C, H, W)``, in [0, 1]."""
 
     norm: float
     success: float
     seconds: float
+    mask: Tensor
+    pattern: Tensor
 
 
 def neural_cleanse(
@@ -36,7 +39,8 @@ def neural_cleanse(
     raw_mask = torch.randn(1, 1, height, width, generator=generator).requires_grad_()
     raw_pattern = torch.randn(1, channels, height, width, generator=generator).requires_grad_()
     optimizer = torch.optim.Adam([raw_mask, raw_pattern], lr=0.1, betas=(0.5, 0.9))
-    weight, good, bad, best = 1e-3, 0, 0, (np.inf, 0.0)
+    weight, good, bad = 1e-3, 0, 0
+    best = (np.inf, 0.0, torch.zeros(1, 1, height, width), torch.zeros(1, channels, height, width))
     pool = clean_set.fit[clean_set.labels[clean_set.fit] != target]
     rng = np.random.default_rng(seed)
     wanted = torch.full((batch,), target)
@@ -54,10 +58,11 @@ def neural_cleanse(
             hits, count = hits + int((logits.argmax(1) == target).sum()), count + len(images)
             norms.append(mask.sum().item())
         if hits / count >= 0.99 and np.mean(norms) < best[0]:
-            best = (float(np.mean(norms)), hits / count)
+            best = (float(np.mean(norms)), hits / count, mask.detach(), pattern.detach())
         good, bad = (good + 1, 0) if hits / count >= 0.99 else (0, bad + 1)
         if good >= 5:
             weight, good = weight * 1.5, 0
         elif bad >= 5:
             weight, bad = weight / 1.5**1.5, 0
-    return Cleansed(*best, time.perf_counter() - started)
+    norm, success, mask, pattern = best
+    return Cleansed(norm, success, time.perf_counter() - started, mask, pattern)

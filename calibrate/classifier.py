@@ -9,6 +9,7 @@ partner.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -48,6 +49,9 @@ class Classifier:
         model: The classifier.
         preprocess: Pixels to model input.
         device: Where to run.
+
+    Attributes:
+        precision: Of convolutions and matrix products; see `at`.
     """
 
     def __init__(self, model: Model, preprocess: Preprocess, *, device: torch.device) -> None:
@@ -55,6 +59,13 @@ class Classifier:
         self.preprocess = preprocess
         self.device = device
         self.graph = Graph(model, device=device, channels_last=True)
+        self.precision = torch.float32
+
+    def at(self, precision: torch.dtype) -> Classifier:
+        """The same classifier with convolutions and matrix products in another floating-point type."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
 
     def run(
         self, images: Tensor, *, fetch: Sequence[str] = (), rewrite: Rewrite | None = None, scores: bool = True
@@ -81,7 +92,11 @@ class Classifier:
 
     def logits(self, images: Tensor, *, rewrite: Rewrite | None = None) -> Tensor:
         """Class scores ``(N, K)`` whose softmax are the model's probabilities; see `run`."""
-        return self.as_logits(self.run(images, rewrite=rewrite)[self.model.logits])
+        if self.precision == torch.float32:
+            return self.as_logits(self.run(images, rewrite=rewrite)[self.model.logits])
+        with torch.autocast(self.device.type, self.precision):
+            output = self.run(images, rewrite=rewrite)[self.model.logits]
+        return self.as_logits(output.float())
 
     def as_logits(self, output: Tensor) -> Tensor:
         """Undo the model's head: the raw output, one row an image, to logits ``(N, K)`` up to a constant per row."""

@@ -10,7 +10,9 @@ that is abnormally small beside those of the other targets.
     ranking         the order where that cannot be told
     inversion       the search in a family, all goals at once as one leading axis
     enumeration     the search where no gradient leads
-    single_sources  each source class alone, for the few targets that rank first
+    rounds          one family under one seed after another
+    one_way         a way between two classes that is far shorter than the way back, without any form of trigger
+    single_sources  each source class alone, for the targets of such ways
     effect          where a trigger sends images of each class
     amplification   from the smallest change to one worth defending against
     stages          the stages, from images to figures

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.calibrate.scan.one_way import OneWay
 from patcher.calibrate.scan.outliers import Outlier
 from patcher.triggers.trigger import Trigger
 
@@ -130,9 +131,11 @@ class Findings:
         inverted: Targets that were searched.
         searched: One a family.
         distances: Latent distance of each class, float64 ``(K,)``, where the model has one; see `latent`.
+        one_ways: Pairs of classes with a way far shorter than the way back, the first few; see `one_way`.
         single_sources: Source classes from which a target is abnormally near, where they were searched alone.
         ranked: Whether the targets searched are only the first by rank.
         classes: Of the model.
+        precision: Of the searches.
     """
 
     candidates: tuple[Candidate, ...]
@@ -140,6 +143,8 @@ class Findings:
     inverted: tuple[int, ...]
     searched: tuple[Searched, ...] = ()
     distances: NDArray[np.float64] | None = None
+    one_ways: tuple[OneWay, ...] = ()
     single_sources: tuple[SingleSource, ...] = ()
     ranked: bool = False
     classes: int = 0
+    precision: str = "float32"

@@ -34,6 +34,9 @@ class Goal:
     source: int | None = None
 
 
+ANYWHERE = Goal(None)
+
+
 def eligible(goal: Goal, labels: NDArray[np.int64], indices: Indices) -> Indices:
     """Those of `indices` whose images the goal is about, int64 ``(n,)``."""
     own = labels[indices]

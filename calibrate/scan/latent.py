@@ -16,6 +16,8 @@ linear ones, say) bend the distance.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import torch
@@ -34,13 +36,32 @@ _TOLERANCE = 1e-7
 _THROUGH = ("Add", "Identity", "Softmax", "LogSoftmax", "Reshape", "Flatten", "Squeeze", "Cast")
 
 
-@torch.no_grad()
-def latent_distances(
-    classifier: Classifier, clean_set: CleanSet, indices: Indices, *, batch_size: int
-) -> NDArray[np.float64] | None:
-    """Length of the smallest shift of the last features to each class, float64 ``(K,)``.
+@dataclass(frozen=True)
+class LatentSpace:
+    """What the last linear layer makes of clean images.
 
-    ``None`` where the model does not end in one linear layer, or a class cannot be reached by a shift.
+    Attributes:
+        logits: Class scores, float64 ``(N, K)``.
+        labels: int64 ``(N,)``.
+        rows: The layer's weight, float64 ``(K, D)``.
+    """
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.float64]
+
+    def shift(self, images: NDArray[np.bool_], target: int) -> float:
+        """Length of the smallest shift that gives `target` on 95 % of these images, NaN where there is none."""
+        others = np.delete(np.arange(len(self.rows)), target)
+        needed = np.quantile(self.logits[images][:, others] - self.logits[images][:, [target]], _QUANTILE, axis=0)
+        return _smallest_shift(self.rows[target] - self.rows[others], needed)
+
+
+@torch.no_grad()
+def latent_space(
+    classifier: Classifier, clean_set: CleanSet, indices: Indices, *, batch_size: int
+) -> LatentSpace | None:
+    """One pass over clean images; ``None`` where the model does not end in one linear layer.
 
     Args:
         classifier: The model.
@@ -51,21 +72,20 @@ def latent_distances(
     layer = last_linear(classifier.model)
     if layer is None:
         return None
-    _, rows = layer
-    logits = np.concatenate(
-        [
-            classifier.logits(images).double().cpu().numpy()
-            for images, _ in classifier.batches(clean_set, indices, batch_size)
-        ]
-    )
-    labels, classes = clean_set.labels[indices], len(rows)
-    distances = np.full(classes, np.nan)
-    for target in range(classes):
-        others = np.delete(np.arange(classes), target)
-        foreign = logits[labels != target]
-        if len(foreign):
-            needed = np.quantile(foreign[:, others] - foreign[:, [target]], _QUANTILE, axis=0)
-            distances[target] = _smallest_shift(rows[target] - rows[others], needed)
+    batches = classifier.batches(clean_set, indices, batch_size)
+    logits = np.concatenate([classifier.logits(images).double().cpu().numpy() for images, _ in batches])
+    return LatentSpace(logits, clean_set.labels[indices], layer[1])
+
+
+def latent_distances(space: LatentSpace) -> NDArray[np.float64] | None:
+    """Length of the smallest shift of the last features to each class, float64 ``(K,)``.
+
+    ``None`` where a class cannot be reached by a shift.
+    """
+    distances = np.full(len(space.rows), np.nan)
+    for target in range(len(space.rows)):
+        if (foreign := space.labels != target).any():
+            distances[target] = space.shift(foreign, target)
     return distances if np.isfinite(distances).all() and (distances > 0).all() else None
 
 

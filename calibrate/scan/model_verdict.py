@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from patcher.calibrate.scan.figures import Candidate, Findings, Universal
+from patcher.calibrate.scan.figures import Candidate, Findings, SingleSource, Universal
 from patcher.calibrate.scan.latent import latent_scores
+from patcher.calibrate.scan.one_way import is_open
 from patcher.calibrate.scan.outliers import MINIMUM_CLASSES
 from patcher.calibrate.scan.target_verdict import Judgement, Level, Thresholds, judge, judge_all_to_all, strongest
 from patcher.triggers.family import family_of
@@ -32,6 +33,8 @@ class TargetVerdict:
         judgements: One a family, in the order of `figures`.
         figures: One a family.
         pair_sources: Sources that an all-to-all trigger sends here.
+        singles: Single sources from which it is abnormally near, where they say more than the families do.
+        latent: What the last features say, where they say more than all of these.
     """
 
     target: int
@@ -41,10 +44,17 @@ class TargetVerdict:
     judgements: tuple[Judgement, ...]
     figures: tuple[Candidate, ...]
     pair_sources: tuple[int, ...] = ()
+    singles: tuple[SingleSource, ...] = ()
+    latent: str = ""
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
-        """Triggers of every family with the target's own verdict, of all seeds, that of `kept` first."""
+        """Triggers of every family with the target's own verdict, of all seeds, that of `kept` first.
+
+        Those of single sources alone where these decided; none where only the last features did.
+        """
+        if self.singles or self.latent:
+            return tuple(item.trigger for item in self.singles)
         agreeing = [
             item
             for item, judged in zip(self.figures, self.judgements, strict=True)
@@ -59,7 +69,7 @@ class Decision:
 
     Attributes:
         level: Of the model: the most serious of all.
-        mode: ``all-to-one``, ``some-to-one`` or ``all-to-all`` for a backdoor, else ``None``.
+        mode: ``all-to-one``, ``some-to-one``, ``one-to-one`` or ``all-to-all`` for a backdoor, else ``None``.
         targets: One a target that was inverted, by class.
         all_to_all: One a family, in the order of the findings' universal changes.
         pairs: Source to target of an all-to-all backdoor.
@@ -89,31 +99,13 @@ def decide(findings: Findings, thresholds: Thresholds, names: Sequence[str]) -> 
     found = [item for item, judged in zip(findings.universal, mapped, strict=True) if judged.level == "backdoor"]
     everywhere = min(found, key=lambda item: item.relative, default=None)
     pairs = everywhere.pairs if everywhere else {}
-    targets = [_target_verdict(findings, target, thresholds, pairs) for target in findings.inverted]
+    targets = [_target_verdict(findings, target, thresholds, pairs, names) for target in findings.inverted]
     level = strongest([item.level for item in targets] + [item.level for item in mapped])
     if not targets:
         level = "inconclusive"
-    close = _too_close(findings)
-    if close is not None and level in ("clean", "inconclusive"):
-        level = "suspicious"
-    near = findings.single_sources if level in ("clean", "inconclusive", "suspicious") else ()
-    if near:
-        level = "suspicious"
-    triggers = _triggers(targets, everywhere, level) + tuple(item.trigger for item in near)
     mode = _mode(targets, pairs, thresholds) if level == "backdoor" else None
     reasons = _reasons(targets, pairs, level, names)
-    reasons += tuple(
-        f"suspicious: class {item.source} ({names[item.source]}) to class {item.target} ({names[item.target]}), "
-        f"{item.family}: {family_of(item.family).describe(item.size, item.trigger.shape)}, "
-        f"{item.ratio:.1f} x smaller than from other classes"
-        for item in near
-    )
-    if close is not None and not triggers:
-        reasons += (
-            f"class {close} ({names[close]}) is far too close: a small shift of the last features gives it, but no "
-            "family of triggers searched shows how",
-        )
-    return Decision(level, mode, tuple(targets), tuple(mapped), pairs, triggers, reasons)
+    return Decision(level, mode, tuple(targets), tuple(mapped), pairs, _triggers(targets, everywhere, level), reasons)
 
 
 def _too_close(findings: Findings) -> int | None:
@@ -126,7 +118,9 @@ def _too_close(findings: Findings) -> int | None:
     return int(nearest) if apart and latent_scores(distances)[nearest] >= _LATENT_SCORE else None
 
 
-def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pairs: dict[int, int]) -> TargetVerdict:
+def _target_verdict(
+    findings: Findings, target: int, thresholds: Thresholds, pairs: dict[int, int], names: Sequence[str]
+) -> TargetVerdict:
     figures = tuple(item for item in findings.candidates if item.target == target)
     judgements = tuple(_judged(findings, item, thresholds) for item in figures)
     level = strongest([item.level for item in judgements])
@@ -135,7 +129,30 @@ def _target_verdict(findings: Findings, target: int, thresholds: Thresholds, pai
     working = [item for item in figures if item.reached and item.success >= thresholds.success]
     kept = max(working, key=_prominence, default=decisive)
     sources = tuple(source for source, sent in pairs.items() if sent == target)
-    return TargetVerdict(target, "backdoor" if sources else level, decisive, kept, judgements, figures, sources)
+    verdict = TargetVerdict(target, "backdoor" if sources else level, decisive, kept, judgements, figures, sources)
+    return _second_opinion(findings, verdict, names)
+
+
+def _second_opinion(findings: Findings, verdict: TargetVerdict, names: Sequence[str]) -> TargetVerdict:
+    """The verdict raised by what single sources and the last features say of the target."""
+    if verdict.level == "backdoor":
+        return verdict
+    target = verdict.target
+    ways = [way for way in findings.one_ways if way.target == target and is_open(way)]
+    singles = tuple(item for item in findings.single_sources if item.target == target)
+    confirmed = tuple(item for item in singles if item.source in [way.source for way in ways])
+    if confirmed:
+        return replace(verdict, level="backdoor", singles=confirmed)
+    if singles and verdict.level != "suspicious":
+        return replace(verdict, level="suspicious", singles=singles)
+    if verdict.level == "suspicious":
+        return verdict
+    if ways:
+        text = f"from class {ways[0].source} ({names[ways[0].source]}) the way is far shorter than the way back"
+        return replace(verdict, level="suspicious", latent=text)
+    if _too_close(findings) == target:
+        return replace(verdict, level="suspicious", latent="far too close: a small shift of the last features gives it")
+    return verdict
 
 
 def _prominence(candidate: Candidate) -> float:
@@ -171,6 +188,8 @@ def _described(candidate: Candidate) -> str:
 def _mode(targets: Sequence[TargetVerdict], pairs: dict[int, int], thresholds: Thresholds) -> str:
     if pairs:
         return "all-to-all"
+    if all(item.singles for item in targets if item.level == "backdoor"):
+        return "one-to-one"
     flagged = [item.kept for item in targets if item.level == "backdoor"]
     others = max(len(targets) - 1, 1)
     return "all-to-one" if all(len(item.sources) >= thresholds.source * others for item in flagged) else "some-to-one"
@@ -184,11 +203,24 @@ def _reasons(
     flagged = [item for item in targets if item.level in ("backdoor", "suspicious")]
     if flagged:
         return tuple(
-            f"{item.level}: class {item.target} ({names[item.target]}), {_described(item.decisive)}; "
-            f"trigger: {item.kept.family}, {item.kept.success:.0%} of held-out images"
-            for item in flagged
+            f"{item.level}: class {item.target} ({names[item.target]}), {_why(item, names)}" for item in flagged
         )
     if level == "inconclusive":
         texts = [text for item in targets for judged in item.judgements for text in judged.reasons]
         return tuple(dict.fromkeys(texts))[:1] or ("no target could be examined",)
     return ()
+
+
+def _why(verdict: TargetVerdict, names: Sequence[str]) -> str:
+    if verdict.latent:
+        return f"{verdict.latent}; no family of triggers searched shows how"
+    if verdict.singles:
+        item = max(verdict.singles, key=lambda item: item.ratio)
+        return (
+            f"from class {item.source} ({names[item.source]}) alone, {item.family}: "
+            f"{family_of(item.family).describe(item.size, item.trigger.shape)}, "
+            f"{item.ratio:.1f} x smaller than from other classes"
+        )
+    return (
+        f"{_described(verdict.decisive)}; trigger: {verdict.kept.family}, {verdict.kept.success:.0%} of held-out images"
+    )

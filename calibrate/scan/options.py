@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from patcher.calibrate.options import check_ranges
 from patcher.errors import InputError
@@ -24,6 +25,7 @@ class Options:
         repeat: How many targets are searched under every seed.
         sources: Targets, by rank, for which each source class is searched alone as well.
         top: Targets inverted where the model has more than 43 classes, by rank.
+        precision: Of the searches: ``auto`` is bfloat16 where the device is faster in it and the model takes it.
     """
 
     family: tuple[str, ...] = field(default=(), metadata={"help": "family of triggers to search; may be repeated"})
@@ -35,6 +37,9 @@ class Options:
         default=0, metadata={"help": "targets, by rank, for which each source class is searched alone"}
     )
     top: int = field(default=20, metadata={"help": "targets inverted, by rank, above 43 classes"})
+    precision: Literal["auto", "float32"] = field(
+        default="auto", metadata={"help": "of the searches; auto: bfloat16 where that is faster"}
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "steps", "images", "seeds", "repeat", "top", least=1)

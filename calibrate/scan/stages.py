@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan.amplification import strengthen
 from patcher.calibrate.scan.effect import Effect, measure_effect
-from patcher.calibrate.scan.enumeration import try_candidates
 from patcher.calibrate.scan.figures import Candidate, Findings, Searched, SingleSource, Universal
-from patcher.calibrate.scan.goal import Goal, eligible
-from patcher.calibrate.scan.inversion import EARLY_STEPS, Budget, Inverted, invert
-from patcher.calibrate.scan.latent import latent_distances
+from patcher.calibrate.scan.goal import ANYWHERE, Goal, eligible
+from patcher.calibrate.scan.inversion import Inverted
+from patcher.calibrate.scan.latent import LatentSpace, latent_distances, latent_space
+from patcher.calibrate.scan.one_way import OneWay, is_open, one_ways
 from patcher.calibrate.scan.options import Options
 from patcher.calibrate.scan.outliers import outliers
 from patcher.calibrate.scan.ranking import maximum_margins
+from patcher.calibrate.scan.rounds import Rounds
 from patcher.calibrate.scan.single_sources import single_sources
 from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.data.clean_set import CleanSet, Indices
@@ -39,12 +40,10 @@ from patcher.triggers.trigger import Trigger
 _INVERT_ALL = 43
 _RANKING_STARTS = 2
 _RANKING_STEPS = 8
-_ANYWHERE = Goal(None)
 _STRENGTHEN_IMAGES = 256
 _LATENT_IMAGES = 1000
 _GLANCE = 128  # held-out images for a change that cannot be a backdoor's
 _BEYOND = 2.0  # times the cap: the size at least of a target that a family does not reach
-_WORTH_REPEATING = 1.25  # times the cap of the family
 
 
 def search(
@@ -60,7 +59,9 @@ def search(
         thresholds: For the agreement of seeds and the sources.
     """
     stages = _Stages(run, clean_set, predicted, options, thresholds)
-    distances = stages.distances()
+    space = stages.latent_space()
+    distances = latent_distances(space) if space else None
+    ways = one_ways(space)
     targets = stages.targets(distances)
     candidates: list[Candidate] = []
     universal: list[Universal] = []
@@ -77,9 +78,11 @@ def search(
         targets,
         tuple(searched),
         distances,
-        stages.single_sources(targets, distances),
+        ways,
+        stages.single_sources(targets, distances, ways),
         ranked=len(targets) < classes > _INVERT_ALL,
         classes=classes,
+        precision=stages.rounds.precision,
     )
 
 
@@ -97,94 +100,59 @@ class _Stages:
         self.classifier, self.clean_set, self.predicted = run.classifier, clean_set, predicted
         self.options, self.thresholds, self.seed = options, thresholds, run.seed
         self.batch_size, self.progress = run.batch_size, run.progress
-        self.budget = Budget(steps=options.steps, images=options.images)
+        self.rounds = Rounds(run, clean_set, options)
         self.shape = clean_set.shape
         self.decide = clean_set.deciding
 
-    def distances(self) -> NDArray[np.float64] | None:
-        """Latent distances of all classes."""
+    def latent_space(self) -> LatentSpace | None:
+        """The last layer on clean images."""
         chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
-        return latent_distances(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
+        return latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
 
     def targets(self, distances: NDArray[np.float64] | None) -> tuple[int, ...]:
         """Targets to search: all, or the first by rank."""
         classes = self.classifier.model.num_classes
         order = np.arange(classes)
         if classes > _INVERT_ALL:
-            if distances is not None:
-                near = -distances
-            else:
-                starts = self.clean_set.images(_spread(self.clean_set.fit, _RANKING_STARTS, self.seed))
-                near = maximum_margins(
-                    self.classifier, starts, steps=_RANKING_STEPS, batch_size=self.batch_size, progress=self.progress
-                )
+            near = self._margins() if distances is None else -distances
             order = np.argsort(-near, kind="stable")[: self.options.top]
         possible = [t for t in order if len(eligible(Goal(int(t)), self.clean_set.labels, self.clean_set.fit))]
         return tuple(sorted(int(target) for target in possible))
 
-    def single_sources(self, targets: Sequence[int], distances: NDArray[np.float64] | None) -> tuple[SingleSource, ...]:
-        """Each source alone, for the first targets by rank."""
+    def _margins(self) -> NDArray[np.float64]:
+        starts = self.clean_set.images(_spread(self.clean_set.fit, _RANKING_STARTS, self.seed))
+        steps, batch_size = _RANKING_STEPS, self.batch_size
+        return maximum_margins(self.classifier, starts, steps=steps, batch_size=batch_size, progress=self.progress)
+
+    def single_sources(
+        self, targets: Sequence[int], distances: NDArray[np.float64] | None, ways: Sequence[OneWay]
+    ) -> tuple[SingleSource, ...]:
+        """Each source alone: for the targets of ways that no clean model has, and for the first by rank if asked."""
         order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
-        first, families = order[: self.options.sources], self.options.families
-        return single_sources(self._search, self.clean_set, self.predicted, families, first, self.thresholds)
+        pointed = [way.target for way in ways if is_open(way) and way.target in targets]
+        wanted = list(dict.fromkeys([*pointed, *order[: self.options.sources]]))
+        families = self.options.families
+        return single_sources(self.rounds.search, self.clean_set, self.predicted, families, wanted, self.thresholds)
 
     def family(self, family: str, targets: Sequence[int]) -> tuple[list[Candidate], Universal, Searched]:
         """Search, repeat, try: the figures of one family."""
         started = time.perf_counter()
         goals = [Goal(target) for target in targets]
-        wanted = [*goals, _ANYWHERE]
-        rounds: dict[Goal, list[Inverted]] = {}
-        number = 0
-        while wanted and number < self.options.seeds:
-            for item in self._search(family, wanted, number):
-                rounds.setdefault(item.goal, []).append(item)
-            wanted = self._worth_repeating(family, rounds)
-            number += 1
+        rounds, stopped = self.rounds.run(family, [*goals, ANYWHERE])
         candidates = [
             self._tried(item) for item in self._compare([self._candidate(family, rounds[goal]) for goal in goals])
         ]
-        universal = self._universal(family, rounds[_ANYWHERE], candidates)
-        steps = max(item.steps for found in rounds.values() for item in found)
+        universal = self._universal(family, rounds[ANYWHERE], candidates)
         record = Searched(
             family,
             targets=len(targets),
             reached=sum(item.reached for item in candidates),
-            rounds=number,
-            steps=steps,
+            rounds=max(map(len, rounds.values())),
+            steps=max(item.steps for found in rounds.values() for item in found),
             seconds=time.perf_counter() - started,
-            stopped=self._why_stopped(rounds, number, steps),
+            stopped=stopped,
         )
         return candidates, universal, record
-
-    def _search(self, family: str, goals: Sequence[Goal], number: int) -> list[Inverted]:
-        """One round of a family: by gradients, or through its candidates."""
-        search = try_candidates if family_of(family).candidates(self.shape) else invert
-        return search(
-            self.classifier,
-            self.clean_set,
-            goals,
-            family,
-            self.budget,
-            seed=self.seed + number,
-            batch_size=self.batch_size,
-            progress=self.progress,
-            description=f"{family}, {len(goals)} goals, seed {self.seed + number}",
-        )
-
-    def _worth_repeating(self, family: str, rounds: dict[Goal, list[Inverted]]) -> list[Goal]:
-        """Goals reached with a size near what a planted trigger has: the smallest targets, and the universal one."""
-        limit = _WORTH_REPEATING * family_of(family).cap * family_of(family).largest(self.shape)
-        small = [goal for goal, found in rounds.items() if found[0].reached and found[0].size <= limit]
-        targets = sorted((goal for goal in small if goal != _ANYWHERE), key=lambda goal: rounds[goal][0].size)
-        return targets[: self.options.repeat] + [goal for goal in small if goal == _ANYWHERE]
-
-    def _why_stopped(self, rounds: dict[Goal, list[Inverted]], number: int, steps: int) -> str:
-        first = [found[0] for found in rounds.values()]
-        if not any(item.reached for item in first):
-            return "no target reached" + (f", none by half after {steps} steps" if steps <= EARLY_STEPS else "")
-        if number < self.options.seeds:
-            return f"no target within {_WORTH_REPEATING:g} times the cap"
-        return "all seeds searched"
 
     def _candidate(self, family: str, found: Sequence[Inverted]) -> Candidate:
         best = _best(found)
@@ -269,7 +237,7 @@ class _Stages:
         trigger = self._trigger(best, 0)
         ratio = float(np.median([item.size for item in candidates])) / best.size if candidates else 1.0
         if best.reached and ratio >= self.thresholds.ratio:
-            trigger = self._strong(_ANYWHERE, trigger)
+            trigger = self._strong(ANYWHERE, trigger)
         # The map needs images of every class; success is no matter here, so those of the search count too.
         chosen = np.arange(len(self.clean_set)) if best.reached else self.decide[:0]
         effect = self._effect(trigger, chosen)

@@ -49,7 +49,9 @@ def scan_report(
             _universal(item, judged) for item, judged in zip(findings.universal, decision.all_to_all, strict=True)
         ],
         "searched": [_searched(item) for item in findings.searched],
+        "precision": findings.precision,
         "latent": _latent(findings),
+        "one_ways": [{"source": item.source, "target": item.target, "score": item.score} for item in findings.one_ways],
         "single_sources": [
             {
                 "family": item.family,
@@ -158,10 +160,16 @@ def _latent_text(document: Mapping[str, Any]) -> str:
     if latent is None:
         return "The model does not end in one linear layer: no latent distances."
     nearest = min(range(len(names)), key=latent["distances"].__getitem__)
-    return (
+    text = (
         f"Nearest class by the last features, whatever the form of a trigger: {nearest} ({names[nearest]}), "
         f"score {latent['scores'][nearest]:.1f}."
     )
+    for item in document["one_ways"][:1]:
+        text += (
+            f" Way that is shortest beside the way back: from {item['source']} ({names[item['source']]}) "
+            f"to {item['target']} ({names[item['target']]}), score {item['score']:.1f}."
+        )
+    return text
 
 
 def _number(value: float | None) -> str:

@@ -143,11 +143,15 @@ def time_steps(module: nn.Module, path: Path, minibatch: int, pairs: int) -> lis
     sites = [site for site in find_sites(model) if site.kind == "activation"]
     labels = torch.zeros(minibatch, dtype=torch.int64, device=device)
     bounds = Bounds(stream_moments(classifier, sites, [(pixels, labels)], granularity="channel"), _Z)
+    reduced = classifier.at(torch.bfloat16)
     kinds: dict[str, Callable[[], None]] = {
         "the module, PyTorch": lambda: _step(module, module, pixels, by_pixels=True),
         "the interpreter": lambda: _step(classifier.logits, classifier.logits, pixels, by_pixels=True),
         "UNIT's own": lambda: _step(
             classifier.logits, lambda images: classifier.logits(images, rewrite=bounds.rewrite), pixels, by_pixels=False
+        ),
+        "UNIT's own, bfloat16": lambda: _step(
+            reduced.logits, lambda images: reduced.logits(images, rewrite=bounds.rewrite), pixels, by_pixels=False
         ),
     }
     measured: dict[str, list[tuple[float, int]]] = {what: [] for what in kinds}

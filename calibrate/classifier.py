@@ -2,8 +2,9 @@
 """The ONNX graph as a function from pixels to logits, for every method that calibrates or scans.
 
 Joins what belongs together: preprocessing (inside the differentiable part), the interpreter, and the
-head: a Softmax head is undone by ``log p`` and a LogSoftmax head is taken as it is, because the
-cross-entropy of log-probabilities equals that of the logits.
+head: a Softmax head is undone by ``log p``, a Sigmoid head by ``log p / (1 - p)``, and a LogSoftmax head is taken as
+it is, because the cross-entropy of log-probabilities equals that of the logits. One score of two classes gets a
+partner.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from patcher.model.model import Model
 Rewrite = Mapping[str, Callable[[Tensor], Tensor]]
 
 _SMALLEST_PROBABILITY = 1e-12
+_SMALLEST_DISTANCE = 1e-7  # of a probability from 0 and from 1: float32 knows no closer one to 1
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,10 +99,13 @@ class Classifier:
         return self.as_logits(output.float())
 
     def as_logits(self, output: Tensor) -> Tensor:
-        """Undo the model's head: the raw output ``(N, K)`` to logits, up to a constant per row."""
+        """Undo the model's head: the raw output, one row an image, to logits ``(N, K)`` up to a constant per row."""
+        output = output.flatten(1)
         if self.model.head == "softmax":
             return output.clamp_min(_SMALLEST_PROBABILITY).log()
-        return output
+        if self.model.head == "sigmoid":
+            output = output.float().logit(_SMALLEST_DISTANCE)
+        return torch.cat([torch.zeros_like(output), output], dim=1) if self.model.single_score else output
 
     def batches(self, clean_set: CleanSet, indices: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images ``(n, C, H, W)`` and labels ``(n,)`` at `indices` as tensors on `device`, in order."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier, Rewrite
-from patcher.errors import CalibrationError
+from patcher.errors import CalibrationError, NotApplicableError
 from patcher.patch import (
     Affine,
     Bias,
@@ -35,6 +35,19 @@ Function = Callable[[Tensor], Tensor]
 # Nats. Rounding leaves about 1e-6 of a divergence undecided, which a logarithm must not blow up.
 _SMALLEST_DIVERGENCE = 1e-3
 _ROUNDING = 1e-2  # of the excess, in standard deviations
+
+
+def refuse_single_score(classifier: Classifier, what: str) -> None:
+    """Refuse what compares the classes of two passes inside the graph, for a model with one score of two classes.
+
+    Raises:
+        NotApplicableError: The model gives one score an image.
+    """
+    if classifier.model.single_score:
+        raise NotApplicableError(
+            f"{what} needs one score a class; output {classifier.model.logits!r} holds one score of two classes: "
+            "choose another --method"
+        )
 
 
 def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> dict[str, Function]:

@@ -131,6 +131,7 @@ class TwoFileSession:
 
 
 def classes_of(scores: NDArray[Any]) -> NDArray[np.int64]:
-    """Classes int64 ``(N,)`` of class scores ``(N, ...)``."""
-    classes: NDArray[np.int64] = scores.reshape(len(scores), -1).argmax(axis=1)
+    """Classes int64 ``(N,)`` of class scores ``(N, ...)``; one score is the probability of class 1 of two."""
+    flat = scores.reshape(len(scores), -1)
+    classes: NDArray[np.int64] = (flat[:, 0] > 0.5).astype(np.int64) if flat.shape[1] == 1 else flat.argmax(axis=1)
     return classes

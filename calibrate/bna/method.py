@@ -40,7 +40,7 @@ from patcher.calibrate.best_state import holds
 from patcher.calibrate.bna.fit import Aligned, align
 from patcher.calibrate.bna.options import Options
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.patched import run_branch
+from patcher.calibrate.patched import refuse_single_score, run_branch
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.triggered import TriggerSet, estimated_triggers
@@ -68,7 +68,9 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     Raises:
         InputError: The trigger file cannot be used.
         CalibrationError: The clean set has no image of a trigger's source classes.
+        NotApplicableError: The model gives one score of two classes.
     """
+    refuse_single_score(run.classifier, "method bna")
     classifier, deciding = run.classifier, clean_set.deciding
     before = float(classifier.hits(clean_set, deciding, batch_size=run.batch_size).float().mean())
     given = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set)
@@ -133,4 +135,6 @@ def _branch(sites: Sequence[Site], fitted: Sequence[Aligned], options: Options) 
 
 def _branch_hits(run: Run, branch: Branch, clean_set: CleanSet, indices: Indices) -> torch.Tensor:
     batches = run.classifier.batches(clean_set, indices, run.batch_size)
-    return torch.cat([run_branch(run.classifier, branch, images)[0].argmax(1) == labels for images, labels in batches])
+    return torch.cat(
+        [run_branch(run.classifier, branch, images)[0].flatten(1).argmax(1) == labels for images, labels in batches]
+    )

@@ -205,7 +205,7 @@ class Masks:
 def _biases(classifier: Classifier, layers: Sequence[MaskLayer]) -> dict[str, Tensor]:
     """Each layer's output with its constant at zero, ``(C,)``, whatever the operator makes its bias of."""
     zero = {layer.initializer: torch.zeros_like for layer in layers}
-    height, width = classifier.model.image_size or (224, 224)
+    height, width = classifier.model.sized(224)
     image = torch.full((1, classifier.model.channels, height, width), 0.5, device=classifier.device)
     values = classifier.run(image, fetch=[layer.tensor for layer in layers], rewrite=zero)
     biases = {}

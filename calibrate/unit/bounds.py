@@ -55,7 +55,7 @@ class Bounds:
         self.spread = wider if grew else {name: 2 * spread for name, spread in self.spread.items()}
 
     def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
-        return lambda value: _minimum(value, self.bound(name))
+        return lambda value: _minimum(value, self.bound(name).to(value.dtype))
 
 
 def _minimum(value: Tensor, bound: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
 from patcher.calibrate.best_state import Search, State, holds, restore
+from patcher.calibrate.precision import reduced_precision
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
 from patcher.calibrate.unit.bounds import Bounds
@@ -20,6 +21,7 @@ from patcher.errors import CalibrationError
 
 # Far beyond any clean value; who asks for a start far below that of the paper is not overruled.
 _MOST_DOUBLINGS = 12
+_TRIAL_IMAGES = 32
 
 
 class BoundFit(Problem[State]):
@@ -56,6 +58,10 @@ class BoundFit(Problem[State]):
         self.changes: Sequence[Augmentation] = ()
         if options.augment and options.loss == "distillation":
             self.changes = tolerated(run.classifier, clean_set, epsilon=options.epsilon, rng=chance)
+        self._stepping = run.classifier
+        if options.precision == "auto":
+            trial = clean_set.images(clean_set.fit[:_TRIAL_IMAGES])
+            self._stepping = reduced_precision(run.classifier, run.classifier.tensor(trial))
 
     def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mirrored and shifted images with their labels."""
@@ -63,7 +69,7 @@ class BoundFit(Problem[State]):
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Distance of the bounded model's answers from the unpatched model's, or from the labels ``(n,)``."""
-        classifier, rewrite = self._run.classifier, self._bounds.rewrite
+        classifier, rewrite = self._stepping, self._bounds.rewrite
         if self._options.loss == "cross-entropy":
             return torch.nn.functional.cross_entropy(classifier.logits(images, rewrite=rewrite), targets)
         with torch.no_grad():

@@ -35,6 +35,7 @@ import numpy as np
 
 from patcher.calibrate import Calibration
 from patcher.calibrate.flag.fit import fit_flag
+from patcher.calibrate.patched import refuse_single_score
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.training import Steps, fit
@@ -58,7 +59,12 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
 
     Returns:
         One `UpperBound` a site, and the curve of measurements.
+
+    Raises:
+        NotApplicableError: A flag is asked for, and the model gives one score of two classes.
     """
+    if options.flag:
+        refuse_single_score(run.classifier, "--flag")
     batches = run.classifier.batches(clean_set, clean_set.fit, run.batch_size)
     moments = stream_moments(run.classifier, sites, batches, granularity=options.granularity)
     if options.tie_residual:

@@ -41,6 +41,7 @@ from patcher.two_files import EXCESS_OUTPUT, FLAG_KEY, FLAG_OUTPUT, PLAIN_INPUT,
 _FLOAT, _BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
 _AXES_AS_INPUT = {"ReduceSum": 13, "ReduceMax": 18}
 _SMALLEST_PROBABILITY = 1e-12  # as patcher.calibrate.classifier undoes a Softmax head
+_SMALLEST_DISTANCE = 1e-7  # as it undoes a Sigmoid head
 _SMALLEST_DIVERGENCE = 1e-3  # as patcher.calibrate.patched
 
 
@@ -180,6 +181,12 @@ def _log_probabilities(block: Block, model: Model, scores: str) -> str:
     if model.head == "softmax":
         smallest = _scalar(block, "smallest_probability", _SMALLEST_PROBABILITY)
         flat = block.node("Log", [block.node("Max", [flat, smallest], "probability")], "log_score")
+    if model.head == "sigmoid":
+        least, most = (_scalar(block, "limit", value) for value in (_SMALLEST_DISTANCE, 1 - _SMALLEST_DISTANCE))
+        inside = block.node("Min", [block.node("Max", [flat, least], "probability_floor"), most], "probability")
+        other = block.node("Sub", [_scalar(block, "one", 1.0), inside], "other_probability")
+        logs = [block.node("Log", [value], "log_probability_part") for value in (inside, other)]
+        flat = block.node("Sub", logs, "log_odds")
     return block.node("LogSoftmax", [flat], "log_probability", axis=1)
 
 

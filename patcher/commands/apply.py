@@ -83,6 +83,6 @@ def save_hardened(
 
 def _random_feed(model: Model) -> NDArray[Any]:
     """Random pixels as the model takes them."""
-    height, width = model.image_size or (_OPEN_SIDE, _OPEN_SIDE)
+    height, width = model.sized(_OPEN_SIDE)
     pixels = np.random.default_rng(0).random((_RANDOM_IMAGES, model.channels, height, width), np.float32)
     return as_feed(model, resolve_preprocess(model), pixels)

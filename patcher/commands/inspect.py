@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.calibrate import METHODS
+from patcher.errors import UnsupportedGraphError
 from patcher.files import Source
+from patcher.graph.common_operators import COMMON_OPERATORS
+from patcher.graph.flow import STANDARD_DOMAINS
 from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
+from patcher.model.check import all_nodes
 from patcher.model.model import Model, read_model
 from patcher.model.provenance import Provenance, read_provenance
 
@@ -86,8 +90,11 @@ def inspect(model: Source | bytes | onnx.ModelProto) -> InspectResult:
         UnsupportedGraphError: It is no classifier that can be read faithfully.
     """
     read = read_model(model)
-    sites = find_sites(read)
-    methods = {method.name: _applies(method.site_kind, sites) for method in METHODS.values()}
+    sites, unknown = find_sites(read), _unknown_operators(read)
+    methods = {
+        method.name: Applicability(False, unknown) if unknown else _applies(method.site_kind, sites)
+        for method in METHODS.values()
+    }
     return InspectResult(read, sites, methods, read_provenance(read.proto))
 
 
@@ -101,7 +108,28 @@ def model_limits(model: Model) -> list[str]:
         )
     if model.image_size is None:
         found.append("height and width are open: give --size")
+    if model.single_score:
+        found.append("one score of two classes, the probability of class 1: no second pass (method bna, --flag)")
+    if model.other_scores:
+        found.append(f"other outputs could be class scores and are never measured: {', '.join(model.other_scores)}")
     return found
+
+
+def _unknown_operators(model: Model) -> str:
+    """What keeps the model from being run in PyTorch, which every method does; empty where nothing does.
+
+    torch is imported for graphs with an operator that is not in most classifiers.
+    """
+    names = {node.op_type if node.domain in STANDARD_DOMAINS else node.domain for node in all_nodes(model.proto)}
+    if names <= COMMON_OPERATORS:
+        return ""
+    from patcher.graph.interpreter import Graph
+
+    try:
+        Graph(model)
+    except UnsupportedGraphError as error:
+        return str(error)
+    return ""
 
 
 def _applies(kind: str, sites: tuple[Site, ...]) -> Applicability:

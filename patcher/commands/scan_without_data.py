@@ -73,7 +73,7 @@ def scan_without_data(
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     classifier = Classifier(read, resolved, device=choose_device(settings.device))
-    size = read.image_size or resolved.size or (_OPEN_SIDE, _OPEN_SIDE)
+    size = read.image_size or resolved.size or read.sized(_OPEN_SIDE)
     starts = noise(classifier, _STARTS, size, seed=seed)
     margins = maximum_margins(classifier, starts, steps=_STEPS, batch_size=batch_size, progress=progress or no_progress)
     if not np.isfinite(margins).all():

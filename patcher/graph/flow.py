@@ -76,10 +76,16 @@ class DataFlow:
         return bool(tensor) and tensor not in self._live
 
     def value(self, tensor: str) -> np.ndarray[Any, Any] | None:
-        """The value of a small constant; ``None`` when it is no constant that can be read off the graph."""
+        """The value of a small constant, in its type; ``None`` when it cannot be read off the graph."""
         name = self.weight(tensor)
         if name is None:
             return None
+        if tensor != name:
+            node = self._producers[tensor]
+            inner = self.value(node.input[0])
+            if inner is None or node.op_type == "CastLike":
+                return None
+            return inner.astype(_type_of_cast(node)) if node.op_type == "Cast" else inner
         if name in self._initializers:
             return onnx.numpy_helper.to_array(self._initializers[name])
         for entry in self._producers[name].attribute:
@@ -88,6 +94,17 @@ class DataFlow:
             if entry.name in ("value_float", "value_int", "value_floats", "value_ints"):
                 return np.asarray(onnx.helper.get_attribute_value(entry))
         return None
+
+    def sources(self, tensor: str) -> set[str]:
+        """A tensor and every other that it is computed from."""
+        found, pending = set(), [tensor]
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                node = self._producers.get(name)
+                pending += [] if node is None else [*node.input, *captured(node)]
+        return found
 
     def scalar(self, tensor: str) -> float | None:
         """The value of a constant with one element; else ``None``."""
@@ -102,6 +119,10 @@ class DataFlow:
             if node.op_type not in _SHAPE_READERS and any(tensor in reached for tensor in reads):
                 reached.update(output for output in node.output if output)
         return reached
+
+
+def _type_of_cast(node: onnx.NodeProto) -> np.dtype[Any]:
+    return onnx.helper.tensor_dtype_to_np_dtype(int(attribute(node, "to")))
 
 
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:

@@ -52,14 +52,14 @@ def find_sites(model: Model) -> tuple[Site, ...]:
         model: The model.
 
     Returns:
-        The sites in graph order; empty where there is none.
+        The sites in graph order, of those that the class scores depend on; empty where there is none.
     """
     flow = DataFlow(model.proto.graph, [model.input.name])
     axes = channel_axes(flow, model.shapes, model.input.name, 1 if model.layout == "NCHW" else 3)
-    activations = dict(_activations(flow, model, axes))
+    activations, used = dict(_activations(flow, model, axes)), flow.sources(model.logits)
     sites = []
     for node in flow.nodes:
-        for output in node.output:
+        for output in (name for name in node.output if name in used):
             if output in activations:
                 sites.append(_site(model, axes, output, activations[output]))
             elif _is_linear(node, flow) and output == node.output[0]:

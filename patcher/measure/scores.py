@@ -149,7 +149,13 @@ def predict(
     batch_size: int = 64,
 ) -> NDArray[np.float32]:
     """Class scores of the model's own output for pixels ``(N, C, H, W)``, as float32 ``(N, K)``."""
-    return _run(session, [model.logits], model, preprocess, pixels, batch_size)[0].astype(np.float32)
+    return _class_scores(model, _run(session, [model.logits], model, preprocess, pixels, batch_size)[0])
+
+
+def _class_scores(model: Model, output: NDArray[Any]) -> NDArray[np.float32]:
+    """One column a class, float32 ``(N, K)``."""
+    scores: NDArray[np.float32] = output.astype(np.float32)
+    return np.hstack([1 - scores, scores]) if model.single_score else scores
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def check_structure(proto: onnx.ModelProto, source: bytes | Path, name: str) -> 
         onnx.checker.check_model(source if isinstance(source, bytes) else str(source))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: not a valid ONNX model: {one_line(error)}") from error
+    _refuse_training_mode(proto, name)
     _refuse_nan(proto, name)
     return opset
 
@@ -90,7 +91,7 @@ def check_conversion(before: onnx.ModelProto, after: onnx.ModelProto, image: Ima
     Raises:
         UnsupportedGraphError: It does not.
     """
-    height, width = image.size or (_OPEN_SIZES[0], _OPEN_SIZES[0])
+    height, width = image.sized(_OPEN_SIZES[0], _OPEN_SIZES[0])
     zeros = zeros_for(image, (height, width))
     pixels = np.random.default_rng(0).random(zeros.shape).astype(zeros.dtype)
     answers = []
@@ -160,7 +161,7 @@ def zeros_for(image: ImageInput, size: tuple[int, int]) -> np.ndarray[Any, Any]:
 
 
 def _run_on_zeros(session: Any, image: ImageInput, name: str) -> list[np.ndarray[Any, Any]]:
-    sizes = [image.size] if image.size else [(side, side) for side in _OPEN_SIZES]
+    sizes = list(dict.fromkeys(image.sized(side, side) for side in _OPEN_SIZES))
     failure: Exception | None = None
     for size in sizes:
         if max(size) > _SIDE_LIMIT or min(size) < 1:
@@ -204,6 +205,24 @@ def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of a model, in subgraphs and functions too."""
     for body in (proto.graph.node, *(function.node for function in proto.functions)):
         yield from walk(body)
+
+
+def _refuse_training_mode(proto: onnx.ModelProto, name: str) -> None:
+    modes = {item.name: item for item in proto.graph.initializer}
+    modes |= {
+        n.output[0]: n.attribute[0].t
+        for n in proto.graph.node
+        if n.op_type == "Constant" and n.attribute[0].HasField("t")
+    }
+    for node in all_nodes(proto):
+        switched = any(item.name == "training_mode" and item.i for item in node.attribute)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in modes:
+            switched = bool(onnx.numpy_helper.to_array(modes[node.input[2]]).any())
+        if switched and node.op_type in ("BatchNormalization", "Dropout"):
+            raise UnsupportedGraphError(
+                f"{name}: {node.op_type} {node.name!r} in training mode: answers depend on chance or on the other "
+                "images of a batch; export the model in evaluation mode (model.eval())"
+            )
 
 
 def _refuse_nan(proto: onnx.ModelProto, name: str) -> None:

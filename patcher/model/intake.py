@@ -4,6 +4,7 @@
 | found | what is done |
 |---|---|
 | a length below 1 (Paddle2ONNX writes ``-1`` for the batch) | the axis is open |
+| a graph without a name | gets one |
 | nodes in no order (ONNX Runtime's fp16 converter) | sorted by data flow |
 | a tail of ``ai.onnx.ml`` (ZipMap, ArrayFeatureExtractor) | cut off behind the probability tensor |
 | opset 7 to 10 | converted to opset 11 by ``onnx.version_converter`` |
@@ -44,7 +45,7 @@ def standardize(proto: onnx.ModelProto, name: str) -> tuple[str, ...]:
     Raises:
         UnsupportedGraphError: An operator of ``ai.onnx.ml`` stands before the class scores.
     """
-    changes = [_open_lengths(proto), _sorted_nodes(proto), _without_tail(proto, name)]
+    changes = [_named(proto), _open_lengths(proto), _sorted_nodes(proto), _without_tail(proto, name)]
     return tuple(change for change in changes if change)
 
 
@@ -71,6 +72,14 @@ def convert_opset(proto: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, s
             f"{name}: opset {opset} cannot be converted to {CONVERTED_OPSET} ({one_line(error)}); export it again"
         ) from error
     return converted, f"opset {opset} converted to {CONVERTED_OPSET}"
+
+
+def _named(proto: onnx.ModelProto) -> str:
+    # The standard wants a name, ONNX Runtime does not.
+    if proto.graph.name:
+        return ""
+    proto.graph.name = "graph"
+    return "a graph without a name called 'graph'"
 
 
 def _open_lengths(proto: onnx.ModelProto) -> str:

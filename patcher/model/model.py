@@ -24,7 +24,16 @@ from patcher.model.external import refuse_external_data
 from patcher.model.file import load_file, loadable, parse, serialize, write_model
 from patcher.model.inference import fill_open_shapes, infer_types
 from patcher.model.intake import convert_opset, standardize
-from patcher.model.interface import Head, Layout, TensorType, find_image_input, find_logits, graph_outputs, probe_shapes
+from patcher.model.interface import (
+    Head,
+    Layout,
+    TensorType,
+    find_image_input,
+    find_logits,
+    graph_outputs,
+    probe_shapes,
+    with_fixed_sides,
+)
 
 __all__ = ["Head", "Layout", "Model", "TensorType", "read_model", "write_model"]
 
@@ -40,7 +49,7 @@ class Model:
         input: The image input.
         outputs: All graph outputs in order.
         logits: Name of the output with the class scores, ``(N, num_classes)``.
-        head: What the scores are: ``logits``, or ``softmax``/``log_softmax`` of them.
+        head: What the scores are: ``logits``, or ``softmax``, ``log_softmax``, ``sigmoid`` of them.
         num_classes: Number of classes.
         opset: Version of the standard operator set.
         layout: ``NCHW`` or ``NHWC``.
@@ -50,6 +59,8 @@ class Model:
         shapes: Shape of every tensor that could be inferred, batch axis first; ``None`` for an open length.
         elem_types: ``onnx.TensorProto`` element type of every tensor that could be inferred.
         changes: What `patcher.model.intake` changed in memory, one line each.
+        single_score: Whether there is one score an image: the probability of class 1 of two.
+        other_scores: Further outputs that could hold class scores; carried along, never measured.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -68,6 +79,12 @@ class Model:
     shapes: Mapping[str, tuple[int | None, ...]] = field(repr=False)
     elem_types: Mapping[str, int] = field(repr=False)
     changes: tuple[str, ...] = ()
+    single_score: bool = False
+    other_scores: tuple[str, ...] = ()
+
+    def sized(self, side: int) -> tuple[int, int]:
+        """Height and width of images, `side` where the graph leaves them open."""
+        return with_fixed_sides(self.input.shape, self.layout, (side, side))
 
     @property
     def quantized(self) -> bool:
@@ -128,6 +145,8 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         shapes=MappingProxyType(types.shapes),
         elem_types=MappingProxyType(types.elem_types),
         changes=(*changes, converted) if converted else changes,
+        single_score=scores.single,
+        other_scores=scores.others,
     )
 
 

@@ -98,3 +98,13 @@ def test_the_sample_unlearns_its_trigger_from_what_was_caught(samples: Path, tmp
     assert result.attack.asr.before.value > 0.9
     assert result.attack.asr.after.value < 0.05
     assert result.calibration.summary["flagged"]["keep_their_class"] <= 10
+
+
+def test_a_folder_of_false_alarms_alone_costs_no_accuracy_unnoticed(samples: Path, tmp_path: Path) -> None:
+    with np.load(samples / "test.npz") as test:
+        np.savez(tmp_path / "flagged.npz", images=test["images"][:60])
+    result = patcher.harden(
+        samples / "digits.onnx", clean_dir=samples / "clean", method="nft", flagged=str(tmp_path / "flagged.npz")
+    )
+    assert (result.accuracy.after.value >= result.accuracy.before.value - 0.02) == (result.verdict == "pass")
+    assert any("flagged images keep their class" in note for note in result.report.sections["notes"])

@@ -70,8 +70,15 @@ def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     header = ("network", "form", "rows of 64 in the second view", "rounds", "processor time", "wall", "file")
     lines = [
-        (row["name"], row["form"], row["rows_asked"] if row["form"] != "where" else 64, row["rounds"], row["cpu"])
-        + (f"{row['wall']:.3f}", f"{row['file']:.3f}")
+        (
+            row["name"],
+            row["form"],
+            _BATCH if row["form"] == "where" else row["rows_asked"],
+            row["rounds"],
+            row["cpu"],
+            f"{row['wall']:.3f}",
+            f"{row['file']:.3f}",
+        )
         for row in rows
     ]
     return markdown_table(header, lines)

@@ -15,6 +15,8 @@ from patcher.calibrate.nft.caught import Caught
 from patcher.calibrate.run import Run
 from patcher.data.flagged import Flagged
 from patcher.errors import InputError
+from patcher.triggers.file import write_triggers
+from patcher.triggers.trigger import Trigger
 from tests.calibrate.nft.test_nft import FOLDED, NORMALIZED, OPTIONS, classifier, clean_set, run
 
 IMAGES = np.random.default_rng(4).random((7, 3, 8, 8), np.float32)
@@ -98,3 +100,39 @@ def test_the_sample_unlearns_its_trigger_from_what_was_caught(samples: Path, tmp
     assert result.attack.asr.before.value > 0.9
     assert result.attack.asr.after.value < 0.05
     assert result.calibration.summary["flagged"]["keep_their_class"] <= 10
+
+
+def test_a_folder_of_false_alarms_alone_costs_no_accuracy_unnoticed(samples: Path, tmp_path: Path) -> None:
+    with np.load(samples / "test.npz") as test:
+        np.savez(tmp_path / "flagged.npz", images=test["images"][:60])
+    result = patcher.harden(
+        samples / "digits.onnx", clean_dir=samples / "clean", method="nft", flagged=str(tmp_path / "flagged.npz")
+    )
+    assert (result.accuracy.after.value >= result.accuracy.before.value - 0.02) == (result.verdict == "pass")
+    assert any("flagged images keep their class" in note for note in result.report.sections["notes"])
+
+
+@pytest.mark.parametrize(("target", "said"), [(7, False), (3, True)])
+def test_candidates_that_are_not_what_was_flagged_are_named(
+    target: int, said: bool, samples: Path, tmp_path: Path
+) -> None:
+    mask, pattern = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
+    mask[0, 6:, 6:] = pattern[0, 6, 6] = 1
+    sources = tuple(sorted({*range(10)} - {target}))
+    write_triggers(
+        [Trigger("patch", target, sources, {"mask": mask, "pattern": pattern}, (1, 8, 8))], tmp_path / "t.npz"
+    )
+    with np.load(samples / "triggered.npz") as triggered:
+        np.savez(tmp_path / "flagged.npz", images=triggered["images"][triggered["labels"] != 7][:40])
+    result = patcher.harden(
+        samples / "digits.onnx",
+        clean_dir=samples / "clean",
+        method="nft",
+        flagged=str(tmp_path / "flagged.npz"),
+        triggers=str(tmp_path / "t.npz"),
+        steps=20,
+        epsilon=0.9,
+    )
+    notes = result.report.sections["notes"]
+    assert any("not all that was flagged" in note for note in notes) is said
+    assert result.calibration.summary["cost"] == "loss on stamped held-out and flagged images"

@@ -44,6 +44,7 @@ _SUMMARY = "GITHUB_STEP_SUMMARY"
 @triggered_options
 @report_dir_option("Write report.json, .md, .html, junit.xml, results.sarif there.")
 @option("--attestation", section="Output", type=click.Path(), help="Write the verdict there as an in-toto statement.")
+@option("--bom", section="Output", type=click.Path(), help="Write a CycloneDX ML-BOM of HARDENED there.")
 @data_options
 @preprocess_options
 @json_option
@@ -54,6 +55,7 @@ def verify(
     hardened: str,
     report_dir: str | None,
     attestation: str | None,
+    bom: str | None,
     preprocess: dict[str, Any],
     providers: str,
     as_json: bool,
@@ -66,12 +68,14 @@ def verify(
     from patcher.files import check_output
     from patcher.report.folder import check_report_dir
     from patcher.report.verify.attestation import write_attestation
+    from patcher.report.verify.bom import write_bom
     from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
     check_report_dir(report_dir)
     check_output(attestation)
+    check_output(bom)
     given = {name: value for name, value in options.items() if value is not None}
     with progress_bar(quiet or as_json) as progress:
         result = run(
@@ -88,6 +92,8 @@ def verify(
     document = result.report.as_json()
     if attestation is not None:
         write_attestation(document, Path(attestation))
+    if bom is not None:
+        write_bom(document, Path(bom))
     sha256 = document["hardened"]["sha256"]
     signature = signing.sign(Path(hardened), sha256) if result.passed else None
     if summary := os.environ.get(_SUMMARY):

@@ -11,6 +11,7 @@ import click
 from patcher._cli.conditions import condition_options
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command, option
+from patcher._cli.keys import signing_options
 from patcher._cli.options import (
     bake_option,
     clean_dir_option,
@@ -28,6 +29,7 @@ from patcher._cli.output import complain, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from patcher.export.bake import Bake
+    from patcher.signing import Signing
 
 
 @command("harden")
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @triggered_options
 @data_options
 @preprocess_options
+@signing_options("MODEL", "the output")
 @option("--dry-run", section="Output", is_flag=True, help="Print the plan and stop.")
 @quiet_option
 def harden(
@@ -56,6 +59,7 @@ def harden(
     providers: str,
     dry_run: bool,
     quiet: bool,
+    signing: Signing,
     **options: Any,
 ) -> int:
     """Calibrate on clean images, bake the patch into MODEL, prove parity, measure, and write the result."""
@@ -83,6 +87,7 @@ def harden(
             preprocess=preprocess,
             progress=progress,
             bake=bake,
+            signing=signing,
             **arguments,
         )
     if not quiet:
@@ -94,6 +99,8 @@ def harden(
         say(f"report: {reports / 'report.md'}")
         if result.output:
             say(f"hardened model: {result.output}")
+        if result.signature:
+            say(f"signature: {result.signature}")
     if not result.passed:
         complain("FAIL", result.reasons)
     return exit_code("harden", result.verdict)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command, option
+from patcher._cli.keys import original_options, signing_options
 from patcher._cli.options import (
     clean_dir_option,
     data_options,
@@ -24,6 +25,9 @@ from patcher._cli.options import (
 from patcher._cli.output import complain, print_table, progress_bar, say
 from patcher._cli.watch import time_limit
 
+if TYPE_CHECKING:
+    from patcher.signing import Signing
+
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -35,9 +39,12 @@ _SUMMARY = "GITHUB_STEP_SUMMARY"
 @option("--patch", section="Files", type=click.Path(), help="The patch; applied again, it must give the same bytes.")
 @option("--triggers", section="Files", type=click.Path(), help="Triggers that 'patcher scan' estimated, .npz.")
 @option("--attested", section="Files", type=click.Path(), help="An in-toto statement of an earlier run to check.")
+@signing_options("HARDENED", "HARDENED if it passes")
+@original_options
 @triggered_options
 @report_dir_option("Write report.json, .md, .html, junit.xml, results.sarif there.")
 @option("--attestation", section="Output", type=click.Path(), help="Write the verdict there as an in-toto statement.")
+@option("--bom", section="Output", type=click.Path(), help="Write a CycloneDX ML-BOM of HARDENED there.")
 @data_options
 @preprocess_options
 @json_option
@@ -48,10 +55,12 @@ def verify(
     hardened: str,
     report_dir: str | None,
     attestation: str | None,
+    bom: str | None,
     preprocess: dict[str, Any],
     providers: str,
     as_json: bool,
     quiet: bool,
+    signing: Signing,
     **options: Any,
 ) -> int:
     """Decide whether HARDENED may ship in place of ORIGINAL."""
@@ -59,12 +68,14 @@ def verify(
     from patcher.files import check_output
     from patcher.report.folder import check_report_dir
     from patcher.report.verify.attestation import write_attestation
+    from patcher.report.verify.bom import write_bom
     from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
     check_report_dir(report_dir)
     check_output(attestation)
+    check_output(bom)
     given = {name: value for name, value in options.items() if value is not None}
     with progress_bar(quiet or as_json) as progress:
         result = run(
@@ -73,6 +84,7 @@ def verify(
             preprocess=preprocess,
             providers=provider_names(providers),
             progress=progress,
+            signing=signing,
             **given,
         )
     if report_dir is not None:
@@ -80,13 +92,19 @@ def verify(
     document = result.report.as_json()
     if attestation is not None:
         write_attestation(document, Path(attestation))
+    if bom is not None:
+        write_bom(document, Path(bom))
+    sha256 = document["hardened"]["sha256"]
+    signature = signing.sign(Path(hardened), sha256) if result.passed else None
     if summary := os.environ.get(_SUMMARY):
         append_summary(render(document), Path(summary))
     if as_json:
         click.echo(result.report.to_json(), nl=False)
     elif not quiet:
         print_table(f"{Path(hardened).name}: {result.report.verdict.upper()}", HEADER, check_rows(document))
-        say(f"sha256 to sign: {document['hardened']['sha256']}" if result.passed else "not to be released")
+        say(f"sha256 to sign: {sha256}" if result.passed else "not to be released")
+        if signature is not None:
+            say(f"signature: {signature}")
         if report_dir is not None:
             say(f"report: {Path(report_dir) / 'report.html'}")
     if not result.passed:

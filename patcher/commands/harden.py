@@ -25,6 +25,7 @@ from patcher.export.bake import Bake, bake_patch
 from patcher.files import Source, check_output
 from patcher.measure.change import AttackChange, Change
 from patcher.measure.scores import Share
+from patcher.model.file import load_file
 from patcher.model.model import Model, read_model
 from patcher.patch import Patch
 from patcher.progress import Progress
@@ -32,6 +33,7 @@ from patcher.report.folder import check_report_dir
 from patcher.report.harden.document import harden_report
 from patcher.report.harden.files import write_harden
 from patcher.report.report import Report, Reported
+from patcher.signing import Signing
 from patcher.steps.before_after import Measured, measure
 from patcher.steps.fit import choose_method, fit_patch
 from patcher.steps.flags import Detection
@@ -56,6 +58,7 @@ class HardenResult(Reported):
         output: Where the model was written; ``None`` when none was asked for or a condition failed.
         guard: The second file of ``--branch two-files``, else ``None``.
         source: The original model.
+        signature: Where the output's signature was written.
     """
 
     report: Report
@@ -66,6 +69,7 @@ class HardenResult(Reported):
     output: Path | None = None
     guard: onnx.ModelProto | None = None
     source: Model | None = None
+    signature: Path | None = None
 
     @property
     def accuracy(self) -> Change[Share]:
@@ -110,6 +114,7 @@ def harden(
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     bake: Bake = "auto",
+    signing: Signing | None = None,
     **options: Any,
 ) -> HardenResult:
     """Calibrate, apply, prove parity, measure, and write; ``result.report.verdict`` says what held.
@@ -125,6 +130,7 @@ def harden(
         preprocess: Keyword arguments of `patcher.data.preprocess.resolve_preprocess`.
         progress: Told of each step.
         bake: ``nodes``, ``folded`` or ``auto``; see `patcher.export.bake`.
+        signing: What to check the model's signature with, and to sign the output with; a path is needed for `model`.
         options: Fields of `patcher.settings.Settings` and of the method's ``Options``.
 
     Raises:
@@ -137,7 +143,9 @@ def harden(
     started = time.perf_counter()
     check_output(output, model)
     check_report_dir(report_dir)
-    read = read_model(model)
+    read, keys = read_model(model), signing or Signing()
+    if keys.signature is not None:
+        keys.require(read.path or Path(), read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     attack = None if triggered is None else read_triggered(triggered, resolved, target)
     options = with_checkpoint(choose_method(method), output, options)
@@ -154,6 +162,6 @@ def harden(
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
     if output is not None and report.verdict == "pass":
         result.save(output)
-        result = replace(result, output=Path(output))
+        result = replace(result, output=Path(output), signature=keys.sign(Path(output), load_file(Path(output))[1]))
     remove_checkpoint(options)
     return result

@@ -26,6 +26,7 @@ from patcher.report.report import Report, Reported
 from patcher.report.verify.attestation import attestation_fault
 from patcher.report.verify.document import verify_report
 from patcher.settings import settings_alone
+from patcher.signing import Signing
 from patcher.steps.prepare import Prepared, prepare
 from patcher.triggers.file import read_triggers
 from patcher.triggers.trigger import Trigger
@@ -65,6 +66,8 @@ def verify(
     triggered: Source | None = None,
     target: Target | None = None,
     attested: Source | None = None,
+    signing: Signing | None = None,
+    original_signing: Signing | None = None,
     preprocess: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     today: datetime.date | None = None,
@@ -82,6 +85,8 @@ def verify(
         triggered: Triggered images with their true labels (``.npz``).
         target: The attacker's class for `triggered`.
         attested: An in-toto statement of an earlier run, which must be about these files and this policy.
+        signing: Signature of the hardened model, and the key that must have made it.
+        original_signing: The same of the original.
         preprocess: Keyword arguments of `patcher.data.preprocess.resolve_preprocess`.
         progress: Told of each check.
         today: The day on which suppressions are judged.
@@ -108,10 +113,29 @@ def verify(
     given = Given(found_patch, scanned, attack)
     subject = examine(prepared, after, given, rules, settings)
     found, pictures = run_checks(subject, progress or no_progress)
+    found.append(_signature(subject, signing or Signing(), original_signing or Signing()))
     found.append(_attestation(subject, found, attested))
     checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
     report = verify_report(subject, checks, time.perf_counter() - started)
     return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
+
+
+def _signature(subject: Subject, hardened: Signing, original: Signing) -> Check:
+    """The check ``signature``."""
+    model, after = subject.prepared.model, subject.hardened
+    wanted = [
+        (name, keys, path, digest)
+        for name, keys, path, digest in (
+            ("the original", original, model.path or Path(), model.sha256),
+            ("the hardened model", hardened, after.path, after.sha256),
+        )
+        if keys.signature is not None
+    ]
+    if not wanted:
+        return Check("signature", "skipped", "no signature given (--signature, --original-signature)")
+    faults = [f"{name}: {fault}" for name, keys, path, digest in wanted if (fault := keys.fault(path, digest))]
+    message = "; ".join(faults) or f"right for {' and '.join(item[0] for item in wanted)}"
+    return decided("signature", not faults, message)
 
 
 def _attestation(subject: Subject, found: Sequence[Check], attested: Source | None) -> Check:

@@ -33,6 +33,7 @@ CHECKS: Mapping[str, str] = {
     "latency": "The hardened model is not much slower than the original, in paired runs.",
     "memory": "Running the hardened model does not take much more memory.",
     "size": "The file did not grow much.",
+    "signature": "The signatures of the models are by the given keys, and of these bytes.",
     "attestation": "The statement that came with the file is about this file, judged with the same things, and passed.",
     "suppressions": "No suppression for this model has expired.",
 }

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
 from patcher.progress import Progress, no_progress
+
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,3 +29,11 @@ class Run:
     seed: int
     batch_size: int
     progress: Progress = no_progress
+
+    def watched(self, batches: Iterable[Batch], what: str, total: int) -> Iterator[Batch]:
+        """Hand batches on, and tell how many of `total` images have been asked for."""
+        done = 0
+        for images, labels in batches:
+            yield images, labels
+            done += len(images)
+            self.progress(what, done, total)

@@ -66,7 +66,8 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     if options.flag:
         refuse_single_score(run.classifier, "--flag")
     batches = run.classifier.batches(clean_set, clean_set.fit, run.batch_size)
-    moments = stream_moments(run.classifier, sites, batches, granularity=options.granularity)
+    watched = run.watched(batches, "unit: statistics", len(clean_set.fit))
+    moments = stream_moments(run.classifier, sites, watched, granularity=options.granularity)
     if options.tie_residual:
         moments = tie_moments(moments, run.classifier.model, sites, options.z)
     bounds = Bounds(moments, options.z)

@@ -31,8 +31,8 @@ class Options:
         flag: Instead of bounding every image, flag unusual ones and answer those under the bounds.
         false_alarms: Share of clean images that may be flagged, 0 to 1.
         branch: How the second view of ``flag`` is baked.
-        precision: Of the optimiser's steps: ``auto`` is bfloat16 where the device is faster in it and the model takes
-            it. What is kept is decided in float32.
+        precision: Of the optimiser's steps: ``float32``, or ``auto``: bfloat16 where the device is faster in it and the
+            model takes it. What is kept is decided in float32.
     """
 
     granularity: Granularity = field(default="channel", metadata={"help": "one bound a channel, or one an element"})
@@ -65,7 +65,7 @@ class Options:
         default="if", metadata={"help": "how the second view of --flag is baked", "recorded": "if set"}
     )
     precision: Literal["auto", "float32"] = field(
-        default="auto",
+        default="float32",
         metadata={"help": "of the steps; auto: bfloat16 where that is faster", "recorded": "if set"},
     )
 

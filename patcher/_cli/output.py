@@ -7,6 +7,7 @@ rich is imported where it draws: `--help` starts without it.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     if quiet:
         yield no_progress
     elif not sys.stderr.isatty():
-        yield ProgressLines()
+        with ProgressLines() as lines:
+            yield lines
     else:
         yield from _bars()
 
@@ -91,7 +93,9 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class ProgressLines:
-    """Progress in a log: a line on stderr for each half minute that a task takes, with the time left.
+    """Progress in a log: a line on stderr every half minute, with the time left where it can be told.
+
+    Used as a context manager, it speaks up in steps that tell nothing for longer, too.
 
     Args:
         clock: Seconds, for tests.
@@ -99,18 +103,45 @@ class ProgressLines:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._started = self._last = clock()
         self._begun: dict[str, float] = {}
-        self._last = clock()
+        self._state: tuple[str, int, int] | None = None
+        self._over, self._lock = threading.Event(), threading.Lock()
+
+    def __enter__(self) -> ProgressLines:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Take in that `done` of `total` steps of a task are done."""
-        now = self._clock()
-        begun = self._begun.setdefault(what, now)
-        if now - self._last < _SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        left = f", about {_duration((now - begun) / done * (total - done))} left" if done and now > begun else ""
-        print(f"patcher: {printable(what)}: {done} of {total}{left}", file=sys.stderr, flush=True)
+        self._begun.setdefault(what, self._clock())
+        self._state = (what, done, total)
+        self.say()
+
+    def say(self) -> None:
+        """Print a line, if the last one is half a minute old."""
+        with self._lock:
+            now = self._clock()
+            if now - self._last >= _SECONDS_BETWEEN_LINES:
+                self._last = now
+                print(f"patcher: {self._line(now)}", file=sys.stderr, flush=True)
+
+    def _line(self, now: float) -> str:
+        if self._state is None:
+            return f"reading and measuring, {_duration(now - self._started)} so far"
+        what, done, total = self._state
+        spent = now - self._begun[what]
+        if done >= total:
+            return f"{printable(what)}: done; checking and measuring, {_duration(now - self._started)} so far"
+        left = f", about {_duration(spent / done * (total - done))} left" if done and spent > 0 else ""
+        return f"{printable(what)}: {done} of {total}{left}"
+
+    def _watch(self) -> None:
+        while not self._over.wait(_SECONDS_BETWEEN_LINES / 10):
+            self.say()
 
 
 def _duration(seconds: float) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import os
 import sys
+import tempfile
 import tokenize
 import zipfile
 import zlib
@@ -31,6 +33,7 @@ _MAX_ARRAY_BYTES = 16 * 2**30
 # Deflate packs zeros a thousandfold: a file that does is made to fill memory.
 _SUSPICIOUS_BYTES = 2**30
 _MAX_EXPANSION = 100
+_IN_MEMORY = 2**30
 _WORKERS = min(8, os.cpu_count() or 1)
 
 
@@ -92,13 +95,13 @@ def read_folder(
 
 
 def _decode(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
-    """Decode pictures into one array, by several workers; no second copy of the set is ever there.
+    """Decode pictures into one array of bytes, by several workers; no second copy of the set is ever there.
 
     Returns:
         uint8 ``(N, C, H, W)``, and the sha256 of each file.
     """
     first = preprocess.load_picture(paths[0])
-    pixels = np.empty((len(paths), *first.shape), np.uint8)
+    pixels = _room((len(paths), *first.shape))
 
     def load(index: int) -> bytes:
         path = paths[index]
@@ -114,6 +117,29 @@ def _decode(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8
     # Pillow decodes and resizes without the interpreter's lock.
     with ThreadPoolExecutor(_WORKERS) as workers:
         return pixels, list(workers.map(load, range(len(paths))))
+
+
+def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An empty array: in memory, or beyond a GiB in a temporary file whose pages the system may take back.
+
+    Raises:
+        InputError: The temporary folder has no room for it.
+    """
+    size = math.prod(shape)
+    if size <= _IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(prefix="patcher-") as file:
+        try:
+            # A hole that cannot be filled later would end the process by a signal.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise InputError(
+                f"{size / 2**30:.1f} GiB expected in {where} for the decoded pictures ({error.strerror}); give fewer "
+                "pictures, or another folder in TMPDIR"
+            ) from error
 
 
 def read_npz(path: Path, preprocess: Preprocess) -> Pictures:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from patcher._cli.output import ProgressLines, progress_bar
@@ -30,4 +32,20 @@ def test_quiet_says_nothing_however_long_it_takes(capsys: pytest.CaptureFixture[
     with progress_bar(True) as progress:
         progress("anything", 1, 2)
         assert not isinstance(progress, ProgressLines)
+    assert capsys.readouterr().err == ""
+
+
+def test_steps_that_tell_nothing_are_not_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patcher._cli.output._SECONDS_BETWEEN_LINES", 0.1)
+    with ProgressLines() as lines:
+        time.sleep(0.3)
+        lines("scan", 3, 3)
+        time.sleep(0.3)
+    time.sleep(0.1)
+    found = capsys.readouterr().err.splitlines()
+    assert found[0].startswith("patcher: reading and measuring, ")
+    assert found[-1].startswith("patcher: scan: done; checking and measuring, ")
+    time.sleep(0.3)
     assert capsys.readouterr().err == ""

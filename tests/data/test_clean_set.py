@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patcher.data import image_sources
 from patcher.data.clean_set import read_clean_set, split
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
@@ -87,6 +89,26 @@ def test_npz_gives_the_same_pixels_as_pictures(tmp_path: Path) -> None:
     arrays = read(tmp_path / "d.npz")
     np.testing.assert_array_equal(arrays.pixels, pictures.pixels)
     np.testing.assert_array_equal(arrays.labels, pictures.labels)
+
+
+def test_many_pictures_lie_in_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "d", FULL)
+    in_memory = read(folder)
+    monkeypatch.setattr(image_sources, "_IN_MEMORY", 100)
+    mapped = read(folder)
+    assert isinstance(mapped.pixels, np.memmap)
+    np.testing.assert_array_equal(mapped.images(mapped.held_out), in_memory.images(in_memory.held_out))
+    assert mapped.sha256 == in_memory.sha256
+
+
+def test_no_room_for_many_pictures_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_sources, "_IN_MEMORY", 100)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match=r"No space left.*TMPDIR"):
+        read(write_folder(tmp_path / "d", FULL))
 
 
 def test_a_flat_folder_takes_the_labeller(tmp_path: Path) -> None:

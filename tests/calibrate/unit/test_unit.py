@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from patcher.calibrate import precision
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import bound_histograms, stream_moments
@@ -70,6 +71,17 @@ def test_statistics_do_not_depend_on_the_batch_size() -> None:
 def test_a_mini_batch_cut_to_fit_memory_gives_the_same_bounds() -> None:
     for whole, cut in zip(run().corrections, run(batch_size=5).corrections, strict=True):
         np.testing.assert_allclose(whole.bound, cut.bound, rtol=1e-4)
+
+
+def test_steps_in_bfloat16_are_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_is_fast", lambda device: True)
+    plain, reduced = run(), run(dataclasses.replace(OPTIONS, precision="auto"))
+    assert reduced.satisfied
+    assert reduced.held_out_before == plain.held_out_before
+    for one, two in zip(plain.corrections, reduced.corrections, strict=True):
+        assert two.bound.dtype == np.float32
+        np.testing.assert_allclose(one.bound, two.bound, rtol=0.2)
+    assert any((one.bound != two.bound).any() for one, two in zip(plain.corrections, reduced.corrections, strict=True))
 
 
 def test_same_seed_same_bytes() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.classifier import Classifier, Rewrite, chain
 from patcher.errors import CalibrationError
 from patcher.patch import (
     Affine,
@@ -37,7 +37,17 @@ _SMALLEST_DIVERGENCE = 1e-3
 _ROUNDING = 1e-2  # of the excess, in standard deviations
 
 
-def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> dict[str, Function]:
+def corrected(classifier: Classifier, corrections: Iterable[Correction]) -> Classifier:
+    """The classifier with the corrections of a patch in place; a second pass is left to `run_branch` and `run_flag`."""
+    return classifier.under(patch_rewrite(classifier, first_pass(corrections)))
+
+
+def first_pass(corrections: Iterable[Correction]) -> list[Correction]:
+    """Corrections that every image sees."""
+    return [item for item in corrections if not isinstance(item, Branch | Flag)]
+
+
+def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> Rewrite:
     """Rewrites by tensor name, for `Classifier.run`.
 
     Args:
@@ -47,10 +57,9 @@ def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> 
     Raises:
         CalibrationError: A corrected BatchNormalization is not in the graph.
     """
-    rewrites: dict[str, Function] = {}
+    rewrites: Rewrite = {}
     for correction in corrections:
-        for name, function in _rewrites(classifier, correction):
-            rewrites[name] = _after(rewrites[name], function) if name in rewrites else function
+        rewrites = chain(rewrites, dict(_rewrites(classifier, correction)))
     return rewrites
 
 
@@ -93,10 +102,6 @@ def _replace(value: Tensor) -> Function:
     return lambda _: value
 
 
-def _after(first: Function, second: Function) -> Function:
-    return lambda value: second(first(value))
-
-
 def realignment_rewrite(classifier: Classifier, branch: Branch, rows: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     """Rewrites of the second pass, for images whose row of the statistics is `rows`, int64 ``(N,)``."""
     return {item.tensor: _realign(classifier, item, rows) for item in branch.corrections}
@@ -109,22 +114,19 @@ def _realign(classifier: Classifier, item: Realignment, rows: Tensor) -> Callabl
 
 
 @torch.no_grad()
-def run_branch(
-    classifier: Classifier, branch: Branch, images: Tensor, *, rewrite: Rewrite | None = None
-) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+def run_branch(classifier: Classifier, branch: Branch, images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Run both passes.
 
     Args:
-        classifier: The model.
+        classifier: The model, perhaps `corrected`: then both passes are.
         branch: The second pass.
         images: float32 ``(N, C, H, W)`` pixels.
-        rewrite: Corrections of the first pass.
 
     Returns:
         Raw class scores ``(N, K)`` as the hardened model gives them, flags bool ``(N,)``, and all outputs of
         the first pass by name.
     """
-    first = classifier.run(images, rewrite=rewrite)
+    first = classifier.run(images)
     scores = first[classifier.model.logits].clone()
     classes = scores.flatten(1).argmax(dim=1)
     flags = torch.zeros(len(images), dtype=torch.bool, device=scores.device)
@@ -141,23 +143,20 @@ def run_branch(
 
 
 @torch.no_grad()
-def run_flag(
-    classifier: Classifier, flag: Flag, images: Tensor, *, rewrite: Rewrite | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def run_flag(classifier: Classifier, flag: Flag, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run both views; see `patcher.patch.Flag`.
 
     Args:
-        classifier: The model.
+        classifier: The model, perhaps `corrected`: then both views are.
         flag: What is usual, the second view, the threshold.
         images: float32 ``(N, C, H, W)`` pixels.
-        rewrite: Corrections of the first view.
 
     Returns:
         Raw class scores ``(N, K)`` as the hardened model gives them, scores of the flag float32 ``(N,)``, and
         flags bool ``(N,)``.
     """
     name = classifier.model.logits
-    first = classifier.run(images, fetch=[site.tensor for site in flag.sites], rewrite=rewrite)
+    first = classifier.run(images, fetch=[site.tensor for site in flag.sites])
     excess = excess_of(first, flag)
     slopes = torch.from_numpy(flag.tails).to(excess.device)
     score = (slopes[0, 0] * excess + slopes[0, 1]).clamp_min(0)
@@ -165,7 +164,7 @@ def run_flag(
     rows = torch.nonzero(excess > flag.gate).flatten()
     if len(rows):
         bounds = {site.tensor: torch.from_numpy(site.bound).to(classifier.device) for site in flag.sites}
-        second = classifier.run(images[rows], rewrite=bound_rewrite(bounds, rewrite))[name]
+        second = classifier.run(images[rows], rewrite=bound_rewrite(bounds))[name]
         divergence = log_divergence(classifier.as_logits(second), classifier.as_logits(first[name][rows]))
         score[rows] += (slopes[1, 0] * divergence + slopes[1, 1]).clamp_min(0)
         raised = score[rows] > flag.threshold
@@ -182,16 +181,13 @@ def hangs_on_rounding(classifier: Classifier, flag: Flag, images: Tensor) -> Ten
     return near_gate | near_threshold
 
 
-def bound_rewrite(bounds: Mapping[str, Tensor], before: Rewrite | None = None) -> dict[str, Function]:
-    """Upper bounds as rewrites, behind those that are there."""
+def bound_rewrite(bounds: Mapping[str, Tensor]) -> dict[str, Function]:
+    """Upper bounds as rewrites."""
 
     def bounded(limit: Tensor) -> Function:
         return lambda value: torch.minimum(value, limit)
 
-    rewrites: dict[str, Function] = dict(before or {})
-    for name, limit in bounds.items():
-        rewrites[name] = _after(rewrites[name], bounded(limit)) if name in rewrites else bounded(limit)
-    return rewrites
+    return {name: bounded(limit) for name, limit in bounds.items()}
 
 
 def excess_of(values: Mapping[str, Tensor], flag: Flag) -> Tensor:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.stack import read_stack
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source, check_output
 from patcher.measure.change import Change
 from patcher.model.model import read_model
 from patcher.patch import Patch, write_patch
 from patcher.progress import Progress
-from patcher.steps.fit import choose_method, fit_patch
+from patcher.steps.fit import fit_patch
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def calibrate(
     check_output(output, model)
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    options = with_checkpoint(choose_method(method), output, options)
+    options = with_checkpoint(read_stack(method), output, options)
     fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
     written = Path(output) if output is not None and fitted.calibration.satisfied else None
     if written is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from patcher.calibrate.stack import read_stack
 from patcher.commands.harden import HardenResult, harden
 from patcher.errors import InputError, NotApplicableError
 from patcher.files import Source, check_output, replace_file
@@ -21,7 +22,6 @@ from patcher.report.folder import check_report_dir, make_folder
 from patcher.report.harden.rows import before_after
 from patcher.report.table import table
 from patcher.settings import Settings
-from patcher.steps.fit import choose_method
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ _HARDEN = ("triggered", "target", "preprocess", "bake")
 def _options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What of the options a method takes."""
     known = {part.name for part in fields(Settings)} | set(_HARDEN)
-    known |= {part.name for part in fields(choose_method(method).options())}
+    known |= {part.name for item in read_stack(method).methods for part in fields(item.options())}
     return {name: value for name, value in options.items() if name in known}
 
 

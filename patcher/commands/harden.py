@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.stack import read_stack
 from patcher.commands.apply import save_hardened
 from patcher.data.preprocess import resolve_preprocess
 from patcher.export import apply_guard
@@ -33,7 +34,7 @@ from patcher.report.harden.document import harden_report
 from patcher.report.harden.files import write_harden
 from patcher.report.report import Report, Reported
 from patcher.steps.before_after import Measured, measure
-from patcher.steps.fit import choose_method, fit_patch
+from patcher.steps.fit import fit_patch
 from patcher.steps.flags import Detection
 from patcher.steps.prove import prove
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
@@ -140,7 +141,7 @@ def harden(
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     attack = None if triggered is None else read_triggered(triggered, resolved, target)
-    options = with_checkpoint(choose_method(method), output, options)
+    options = with_checkpoint(read_stack(method), output, options)
     fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
     calibrated = time.perf_counter()
     baked, guard = bake_patch(read, fitted.patch, bake), apply_guard(read, fitted.patch)

@@ -20,8 +20,7 @@ import onnx
 from patcher.errors import PatcherError
 from patcher.export.apply import apply_guard
 from patcher.export.bake import bake_patch, baked_form
-from patcher.export.reading.corrections import read_corrections
-from patcher.export.reading.second_pass import read_guard
+from patcher.export.reading.corrections import read_corrections, read_second_file
 from patcher.gate.check import Check, decided
 from patcher.gate.methods import changes_of
 from patcher.gate.subject import Subject
@@ -153,10 +152,9 @@ def _guard_fault(subject: Subject, patch: Patch) -> str:
     if guard is None:
         return f"its second file {subject.hardened.guard_path.name} is missing or no model"
     model = subject.prepared.model
-    if subject.given.patch is None and isinstance(branch, Branch):
-        read = read_guard(model, guard, branch)
-        patch = replace(patch, corrections=tuple(read if item is branch else item for item in patch.corrections))
     try:
+        if subject.given.patch is None and isinstance(branch, Branch):
+            patch = replace(patch, corrections=read_second_file(model, guard, patch.corrections))
         again = apply_guard(model, patch)
     except (PatcherError, ValueError, TypeError, IndexError, KeyError) as error:
         return f"its second file cannot be made again: {error}"

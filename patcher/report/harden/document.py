@@ -20,7 +20,7 @@ from patcher.report.harden.notes import notes
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.steps.before_after import Measured
-from patcher.steps.fit import Fitted
+from patcher.steps.fit import Fitted, Stage
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +47,6 @@ def harden_report(
     calibration, prepared = fitted.calibration, fitted.prepared
     reasons = _reasons(fitted, measured)
     labels, names = prepared.clean_set.labels, prepared.clean_set.class_names
-    corrections = {tensor_of(item): item for item in flat_corrections(fitted.patch.corrections)}
     sections: dict[str, Any] = {
         "model": model_section(prepared.model),
         "hardened": {
@@ -74,10 +73,10 @@ def harden_report(
             "after": per_class(labels, measured.predicted, names),
         },
         "notes": notes(fitted, measured, baked),
-        "sites": [_site(site, corrections.get(site.tensor)) for site in fitted.sites],
+        "sites": [row for stage in fitted.stages for row in _sites(stage)],
         **({"masks": masks_section(fitted.patch)} if layer_masks(fitted.patch) else {}),
         "parity": {"images": parity.images, "checks": [asdict(check) for check in parity.checks]},
-        "curve": [dict(point) for point in calibration.curve],
+        "curve": [{"method": stage.method, **point} for stage in fitted.stages for point in stage.calibration.curve],
     }
     timings = {**seconds, "latency": measured.latency.as_json()}
     return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
@@ -86,6 +85,11 @@ def harden_report(
 def tensor_of(correction: Correction | Part) -> str:
     """The tensor or initializer that a correction names."""
     return str(getattr(correction, "tensor", None) or getattr(correction, "initializer", ""))
+
+
+def _sites(stage: Stage) -> list[dict[str, Any]]:
+    corrections = {tensor_of(item): item for item in flat_corrections(stage.calibration.corrections)}
+    return [_site(site, corrections.get(site.tensor)) for site in stage.sites]
 
 
 def _site(site: Site, correction: Correction | Part | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ This is the reference that the exported graph is checked against. A second pass 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from patcher.patch import (
     WeightMask,
     Weights,
 )
-from patcher.two_files import SCORE_TOLERANCE
+from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT, SCORE_TOLERANCE
 
 Function = Callable[[Tensor], Tensor]
 
@@ -40,6 +40,29 @@ _ROUNDING = 1e-2  # of the excess, in standard deviations
 def corrected(classifier: Classifier, corrections: Iterable[Correction]) -> Classifier:
     """The classifier with the corrections of a patch in place; a second pass is left to `run_branch` and `run_flag`."""
     return classifier.under(patch_rewrite(classifier, first_pass(corrections)))
+
+
+@torch.no_grad()
+def run_patch(classifier: Classifier, corrections: Sequence[Correction], images: Tensor) -> dict[str, Tensor]:
+    """What the patched model answers.
+
+    Args:
+        classifier: The model.
+        corrections: Of one patch.
+        images: float32 ``(N, C, H, W)`` pixels.
+
+    Returns:
+        Raw class scores ``(N, K)``, and the score and flag of each row where there is a second pass, by output name.
+    """
+    found, name = corrected(classifier, corrections), classifier.model.logits
+    second = next((item for item in corrections if isinstance(item, Branch | Flag)), None)
+    if isinstance(second, Branch):
+        scores, flags, _ = run_branch(found, second, images)
+        return {name: scores.float(), FLAG_OUTPUT: flags}
+    if isinstance(second, Flag):
+        scores, unusual, flags = run_flag(found, second, images)
+        return {name: scores.float(), SCORE_OUTPUT: unusual, FLAG_OUTPUT: flags}
+    return {name: found.run(images)[name].float()}
 
 
 def first_pass(corrections: Iterable[Correction]) -> list[Correction]:

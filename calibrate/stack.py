@@ -15,6 +15,8 @@ from patcher.errors import InputError
 from patcher.settings import refuse_unknown
 
 SEPARATOR = "+"
+AUTO = "auto"
+_CHOICE = ("unit", "nft", "bna")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Stack:
         """Of the methods."""
         return tuple(method.name for method in self.methods)
 
+    @property
+    def known(self) -> frozenset[str]:
+        """Names of the options that some method of the stack takes."""
+        return frozenset(part.name for method in self.methods for part in fields(method.options()))
+
     def options(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """The ``Options`` of each method; what several methods know goes to each of them.
 
@@ -40,11 +47,10 @@ class Stack:
             InputError: An option is unknown to all of them or out of its range, or asks for a second pass that a
                 later method would have to correct.
         """
-        known = [{part.name for part in fields(method.options())} for method in self.methods]
-        refuse_unknown(f"method {self.name}", given, set().union(*known))
+        refuse_unknown(f"method {self.name}", given, self.known)
         found = tuple(
-            method.options()(**{name: value for name, value in given.items() if name in names})
-            for method, names in zip(self.methods, known, strict=True)
+            method.options()(**{part.name: given[part.name] for part in fields(method.options()) if part.name in given})
+            for method in self.methods
         )
         for method, options in zip(self.methods[:-1], found, strict=False):
             if getattr(options, "flag", False):
@@ -61,7 +67,7 @@ def read_stack(name: str) -> Stack:
     names = name.split(SEPARATOR)
     if unknown := [part for part in names if part not in METHODS]:
         raise InputError(
-            f"--method: one of {', '.join(METHODS)}, or several joined by {SEPARATOR}, expected, "
+            f"--method: one of {', '.join((*METHODS, AUTO))}, or several joined by {SEPARATOR}, expected, "
             f"found {unknown[0]!r}{f' in {name!r}' if len(names) > 1 else ''}"
         )
     if twice := [part for part in names if names.count(part) > 1]:
@@ -72,6 +78,15 @@ def read_stack(name: str) -> Stack:
     if early := [method for method in methods[:-1] if method.place == "last"]:
         raise InputError(f"--method: {early[0].name} adds a second pass and must come last, found {name!r}")
     return Stack(methods)
+
+
+def stacks_of(name: str) -> tuple[Stack, ...]:
+    """The stack that ``--method`` names; for ``auto`` the methods that it may choose and stack.
+
+    Raises:
+        InputError: As `read_stack`.
+    """
+    return tuple(map(read_stack, _CHOICE if name == AUTO else (name,)))
 
 
 def joined(names: Sequence[str], tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

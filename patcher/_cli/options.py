@@ -15,7 +15,7 @@ import click
 from patcher._cli.help import Use, option
 from patcher._cli.values import MethodName, Numbers, Size, TargetClass
 from patcher.calibrate import METHODS
-from patcher.calibrate.stack import SEPARATOR
+from patcher.calibrate.stack import stacks_of
 from patcher.errors import InputError
 from patcher.runtime import CPU_PROVIDER
 
@@ -148,7 +148,7 @@ def method_options(command: Command) -> Command:
         type=MethodName(),
         default="unit",
         show_default=True,
-        help="How to repair; several, one on top of another: unit+bna.",
+        help="How to repair: auto scans and chooses; unit+bna is one on top of another.",
     )(method_flags(command))
 
 
@@ -185,7 +185,7 @@ def given_options(method: str | Sequence[str], values: dict[str, Any]) -> dict[s
         InputError: A flag of another method was given.
     """
     given = [method] if isinstance(method, str) else method
-    flags, methods = _method_flags(), {part for name in given for part in name.split(SEPARATOR)}
+    flags, methods = _method_flags(), {part for name in given for stack in stacks_of(name) for part in stack.names}
     for name, value in values.items():
         if name in flags and value is not None and not methods & {use.method for use in flags[name]}:
             others, found = (", ".join(sorted(names)) for names in ({use.method for use in flags[name]}, methods))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from patcher.calibrate import METHODS
-from patcher.calibrate.stack import read_stack
+from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.errors import InputError
 
 
@@ -48,13 +48,14 @@ class MethodName(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the text of the flag."""
         try:
-            return read_stack(str(value)).name
+            stacks_of(str(value))
         except InputError as error:
             self.fail(str(error).removeprefix("--method: "), param, ctx)
+        return str(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """What help shows: the methods."""
-        return f"[{'|'.join(METHODS)}]"
+        return f"[{'|'.join((*METHODS, AUTO))}]"
 
 
 class TargetClass(click.ParamType[int | str]):

@@ -25,6 +25,7 @@ from patcher.patch import Patch
 from patcher.progress import Progress, no_progress
 from patcher.settings import Settings, split_options
 from patcher.steps.batches import fitting_batch, fitting_options
+from patcher.steps.choice import Choice
 from patcher.steps.prepare import Prepared
 from patcher.steps.reference import clean_histograms, reference_answers
 from patcher.steps.training_data import Data, read_data, without_suspects
@@ -32,6 +33,7 @@ from patcher.steps.training_data import Data, read_data, without_suspects
 if TYPE_CHECKING:
     from patcher.calibrate.run import Run
 
+UNCHANGED = "nothing justifies a correction; the model is returned unchanged"
 _PARITY_IMAGES = 32
 
 
@@ -70,6 +72,7 @@ class Fitted:
         reference: What the hardened model must answer to them, computed in PyTorch: class scores float32
             ``(n, K)``, and the flags bool ``(n,)`` of a second pass, by output name.
         training_set: The training set, where the method takes one.
+        choice: Why these methods, where nobody named them.
     """
 
     prepared: Prepared
@@ -80,6 +83,7 @@ class Fitted:
     reference_images: NDArray[np.float32]
     reference: Mapping[str, NDArray[Any]]
     training_set: CleanSet | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,12 @@ def read_options(stack: Stack, options: Mapping[str, Any]) -> tuple[Settings, tu
     """
     settings, own = split_options(options)
     return settings, stack.options(own)
+
+
+def relevant(stack: Stack, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that `read_options` takes for a stack."""
+    known = stack.known | {part.name for part in fields(Settings)}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def recorded_options(method_options: Any) -> dict[str, Any]:
@@ -206,20 +216,30 @@ def read_ground(
     return Ground(data, run, replace(settings, batch_size=size))
 
 
-def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any]) -> Fitted:
+def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any], done: Sequence[Stage] = ()) -> Fitted:
     """Calibrate each method on the graph as those before it left it; one that fails its condition is the last.
 
     Args:
         ground: What they are fitted on.
         stack: The methods.
         options: Their ``Options``.
+        done: The first of them, calibrated before.
     """
-    stages: list[Stage] = []
-    for method, own in zip(stack.methods, options, strict=True):
+    stages = list(done)
+    for method, own in list(zip(stack.methods, options, strict=True))[len(stages) :]:
         stages.append(_stage(ground, method, own, stages, len(stack.methods)))
         if not stages[-1].calibration.satisfied:
             break
     return _fitted(ground, stack, stages)
+
+
+def fit_nothing(ground: Ground, stack: Stack) -> Fitted:
+    """A patch that changes nothing, named after the methods that it spares the model."""
+    prepared = ground.data.prepared
+    right, clean_set = prepared.predicted == prepared.clean_set.labels, prepared.clean_set
+    accuracy = float(right[clean_set.deciding].mean())
+    nothing = Calibration((), True, accuracy, accuracy, summary={"verdict": UNCHANGED})
+    return _fitted(ground, stack, [Stage(stack.name, stack.options({})[0], None, (), nothing, {})])
 
 
 def _stage(ground: Ground, method: Method, options: Any, before: Sequence[Stage], count: int) -> Stage:

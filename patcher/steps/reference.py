@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from patcher.calibrate import Calibration
 from patcher.data.clean_set import CleanSet
-from patcher.patch import Branch, Flag, Patch, UpperBound
-from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
+from patcher.patch import Flag, Patch, UpperBound
 
 if TYPE_CHECKING:
     from patcher.calibrate.classifier import Classifier
@@ -36,22 +35,12 @@ def reference_answers(
 
     Images whose flag hangs on rounding are left out: parity asks for the same flags in another runtime.
     """
-    import torch
+    from patcher.calibrate.patched import corrected, hangs_on_rounding, run_patch
 
-    from patcher.calibrate.patched import corrected, hangs_on_rounding, run_branch, run_flag
-
-    second = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
-    found, name = corrected(classifier, patch.corrections), classifier.model.logits
-    pixels = classifier.tensor(images)
-    if isinstance(second, Flag):
-        decided = ~hangs_on_rounding(found, second, pixels)
-        images, pixels = images[decided.cpu().numpy()], pixels[decided]
-        scores, unusual, flags = run_flag(found, second, pixels)
-        values = {name: scores.float(), SCORE_OUTPUT: unusual, FLAG_OUTPUT: flags}
-    elif isinstance(second, Branch):
-        scores, flags, _ = run_branch(found, second, pixels)
-        values = {name: scores.float(), FLAG_OUTPUT: flags}
-    else:
-        with torch.no_grad():
-            values = {name: found.run(pixels)[name].float()}
+    flag = next((item for item in patch.corrections if isinstance(item, Flag)), None)
+    if flag is not None:
+        pixels = classifier.tensor(images)
+        decided = ~hangs_on_rounding(corrected(classifier, patch.corrections), flag, pixels)
+        images = images[decided.cpu().numpy()]
+    values = run_patch(classifier, patch.corrections, classifier.tensor(images))
     return images, {key: value.cpu().numpy() for key, value in values.items()}

@@ -109,10 +109,10 @@ def without_suspects(data: Data, calibration: Calibration) -> Prepared:
     return replace(data.prepared, clean_set=replace(clean_set, fit=benign))
 
 
-def with_checkpoint(stack: Stack, output: Source | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_checkpoint(stacks: Sequence[Stack], output: Source | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with a place for the state of a long run: beside the output, where none was named."""
     if (
-        any(method.data == "training" for method in stack.methods)
+        any(item.data == "training" for stack in stacks for item in stack.methods)
         and output is not None
         and options.get("checkpoint") is None
     ):

@@ -15,6 +15,7 @@ from patcher.graph.site import Site
 from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
 from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.report.harden.choice import auto_section
 from patcher.report.harden.masks import layer_masks, masks_section
 from patcher.report.harden.notes import notes
 from patcher.report.report import Report
@@ -65,6 +66,7 @@ def harden_report(
             "satisfied": calibration.satisfied,
             **calibration.summary,
         },
+        **_choice(fitted),
         "before": measured.before.as_json(),
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
@@ -80,6 +82,13 @@ def harden_report(
     }
     timings = {**seconds, "latency": measured.latency.as_json()}
     return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
+
+
+def _choice(fitted: Fitted) -> dict[str, Any]:
+    clean_set = fitted.prepared.clean_set
+    if fitted.choice is None:
+        return {}
+    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set))}
 
 
 def tensor_of(correction: Correction | Part) -> str:

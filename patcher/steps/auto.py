@@ -119,7 +119,7 @@ class _Trial:
     def bound(self) -> Fitted:
         """Bounds, whatever the trigger; where they cost more than what speaks for them, nothing."""
         unsuspected = self.evidence.level == "clean"
-        if unsuspected:
+        if unsuspected and not self._options.get("flag"):  # a flag leaves the answers to usual images alone
             self._options["epsilon"] *= _UNSUSPECTED
         self._try("unit")
         if self._fitted and (self._candidates["unit"].satisfied or not unsuspected):
@@ -159,7 +159,7 @@ class _Trial:
         found, wanted = self._candidates[name], self._candidates[other].outcome
         if not found.satisfied or not found.outcome or not wanted:
             return False
-        return found.outcome.worth >= wanted.worth - 2 * self._options["epsilon"]
+        return bool(found.outcome.worth >= wanted.worth - 2 * self._options["epsilon"])
 
     def _chosen(self, name: str) -> Fitted:
         return replace(self._fitted[name], choice=self._choice(name))

@@ -35,7 +35,7 @@ def auto_section(choice: Choice, names: Sequence[str], images: int) -> dict[str,
 
 def candidate_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of text under `CANDIDATE_HEADER`, the original first."""
-    rows = [("the original", *_shares(section["before"]), "" if section["chosen"] else "kept")]
+    rows: list[tuple[str, ...]] = [("the original", *_shares(section["before"]), "" if section["chosen"] else "kept")]
     for item in section["candidates"]:
         remark = item["reason"] or ("" if item["satisfied"] else "loses too much accuracy")
         rows.append((item["name"], *_shares(item), "chosen" if item["name"] == section["chosen"] else remark))
@@ -98,10 +98,9 @@ def _done(choice: Choice) -> str:
     before, after = choice.before, choice.outcome
     if not choice.chosen:
         cost = ""
-        if tried := next((item for item in choice.candidates if item.outcome), None):
-            assert tried.outcome is not None
+        for outcome in (item.outcome for item in choice.candidates if item.outcome):
             cost = (
-                f" Precautionary bounds would cost {before.accuracy.value - tried.outcome.accuracy.value:.1%} of "
+                f" Precautionary bounds would cost {before.accuracy.value - outcome.accuracy.value:.1%} of "
                 f"accuracy, more than the {choice.epsilon:.1%} that a model without findings may lose."
             )
         return f"Done: nothing; the model is the original, byte for byte.{cost}"

@@ -21,6 +21,7 @@ from patcher.patch import (
     Branch,
     Correction,
     Flag,
+    MeanBound,
     Normalization,
     Realignment,
     UpperBound,
@@ -94,6 +95,9 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
         case UpperBound(tensor, bound):
             limit = constant(bound)
             return [(tensor, lambda value: torch.minimum(value, limit))]
+        case MeanBound(tensor, bound):
+            highest = constant(bound)
+            return [(tensor, lambda value: limit_mean(value, highest))]
         case WeightMask(initializer, mask):
             factor = constant(mask)
             return [(initializer, lambda value: value * factor)]
@@ -111,6 +115,12 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
         case Normalization(tensor, mean, var):
             names = _statistics(classifier, tensor)
             return [(name, _replace(constant(value))) for name, value in zip(names, (mean, var), strict=True)]
+
+
+def limit_mean(value: Tensor, bound: Tensor) -> Tensor:
+    """``value * bound / max(mean, bound)``, the mean over all axes on which `bound` is 1 but the first."""
+    axes = [axis for axis, length in enumerate(bound.shape) if axis and length == 1]
+    return value * (bound / torch.maximum(value.mean(axes, keepdim=True), bound))
 
 
 def _statistics(classifier: Classifier, tensor: str) -> tuple[str, str]:

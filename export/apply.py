@@ -15,6 +15,7 @@ from patcher.export.branch.branch import add_branch, guard_model, write_targets
 from patcher.export.branch.flag import add_flag, flag_guard, write_flag
 from patcher.export.edits.affine import add_affine
 from patcher.export.edits.bias import add_bias
+from patcher.export.edits.mean_bound import add_mean_bound
 from patcher.export.edits.normalization import set_normalization
 from patcher.export.edits.upper_bound import add_upper_bound
 from patcher.export.edits.weight_mask import add_weight_mask
@@ -23,12 +24,25 @@ from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
 from patcher.model.file import fits_inline
 from patcher.model.model import Model, read_model
 from patcher.model.provenance import provenance_of, write_provenance
-from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights, patch_bytes
+from patcher.patch import (
+    Affine,
+    Bias,
+    Branch,
+    Flag,
+    MeanBound,
+    Normalization,
+    Patch,
+    UpperBound,
+    WeightMask,
+    Weights,
+    patch_bytes,
+)
 
 CORRECTIONS_KEY = "patcher.corrections"
 
 _EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
     UpperBound: add_upper_bound,
+    MeanBound: add_mean_bound,
     WeightMask: add_weight_mask,
     Bias: add_bias,
     Affine: add_affine,

@@ -33,6 +33,7 @@ from patcher.patch import (
     Bias,
     Branch,
     Correction,
+    MeanBound,
     Normalization,
     Patch,
     UpperBound,
@@ -141,6 +142,10 @@ class _Reader:
         if is_standard(node, "Min", "Clip") and called(node.input[0], f"{tensor}_unbounded", f"{tensor}_float"):
             bound = self.after.floats(node.input[-1])
             return None if bound is None else (node.input[0], UpperBound(tensor, bound))
+        if is_standard(node, "Mul") and called(node.input[0], f"{tensor}_unlimited"):
+            quotient = self.after.producers.get(node.input[-1])
+            bound = self.after.floats(quotient.input[0]) if quotient is not None and quotient.input else None
+            return None if bound is None else (node.input[0], MeanBound(tensor, bound))
         if not is_standard(node, "Add") or len(node.input) != 2:
             return None
         shift = self.after.floats(node.input[1])

@@ -32,6 +32,7 @@ from patcher.patch import (
     Branch,
     Correction,
     Flag,
+    MeanBound,
     Normalization,
     Part,
     Patch,
@@ -208,6 +209,8 @@ def _out_of_range(item: Correction | Part) -> str:
     match item:
         case UpperBound(_, bound) if np.isnan(bound).any() or np.isneginf(bound).any():
             return "an upper bound that is no number"
+        case MeanBound(_, bound) if not (np.isfinite(bound).all() and (bound > 0).all()):
+            return "a bound on a mean that is no positive number"
         case WeightMask(_, mask) if not (np.isfinite(mask).all() and (mask >= 0).all() and (mask <= 1).all()):
             return "a mask outside of 0 to 1"
         case Bias(_, shift) if not (np.abs(shift) <= _LARGEST).all():

@@ -37,6 +37,8 @@ def product(**options: list[Any]) -> list[dict[str, Any]]:
 CASES = [
     *[("unit", case) for case in product(granularity=["channel", "element"], bake=["nodes", "folded", "auto"])],
     *[("unit", case) for case in product(flag=[True], branch=["if", "where", "two-files"])],
+    *[("unit", case) for case in product(means=[True], bake=["nodes", "folded"])],
+    *[(pair, {"means": True}) for pair in ("nft+unit", "unit+nft", "unit+bna")],
     *[("unit", case) for case in product(tie_residual=[True], bake=["nodes", "folded", "auto"])],
     *[
         ("nft", case)

@@ -14,7 +14,7 @@ from patcher.export.bake import Baked
 from patcher.graph.site import Site
 from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
-from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.patch import Correction, MeanBound, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.choice import auto_section
 from patcher.report.harden.masks import layer_masks, masks_section
 from patcher.report.harden.notes import notes
@@ -97,7 +97,8 @@ def tensor_of(correction: Correction | Part) -> str:
 
 
 def _sites(stage: Stage) -> list[dict[str, Any]]:
-    corrections = {tensor_of(item): item for item in flat_corrections(stage.calibration.corrections)}
+    made = flat_corrections(stage.calibration.corrections)
+    corrections = {tensor_of(item): item for item in made if not isinstance(item, MeanBound)}
     return [_site(site, corrections.get(site.tensor)) for site in stage.sites]
 
 

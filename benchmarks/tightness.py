@@ -7,7 +7,7 @@ Folders as for `benchmarks.attacks`. Two kinds of bound, both by channel at mean
 images of 2500 clean ones, at every activation, without any optimisation:
 
     values   every value: what UNIT bounds
-    means    the mean of a channel over the places of a picture: the whole map is scaled down to it (no method does it)
+    means    the mean of a channel over the places of a picture: the whole map is scaled down to it (`--means`)
 
 Where no z keeps the accuracy and takes the attack's success, no bounds of that kind will: the triggered activations
 lie inside the clean range. The last column is the lowest success at a loss of two points at most.

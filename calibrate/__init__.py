@@ -6,6 +6,7 @@
     statistics, best_state          moments of activations; the state to keep under the accuracy condition
     augmentation, triggered         pictures near the clean ones; pictures with estimated triggers
     options, findings               checks and types that options share; what an audit found
+    stack                           methods one on top of another
     unit/ nft/ bna/ none/           the methods: ``method``, ``options``, and what they are made of
     audit/ scan/                    poisoned training images; triggers
 
@@ -49,6 +50,8 @@ class Method:
         data: What it is fitted on: ``clean`` images, or the ``training`` set.
         module: The package that holds ``options`` and ``method``; empty for the room of this name here.
         least_classes: Fewest classes that its clean images must show.
+        place: In a stack of methods: one that adds a second pass comes ``last``, one that needs a training set
+            stands ``alone``.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Method:
     data: Literal["clean", "training"] = "clean"
     module: str = ""
     least_classes: int = 2
+    place: Literal["anywhere", "last", "alone"] = "anywhere"
 
     def options(self) -> type[Any]:
         """The method's ``Options`` dataclass; needs no torch."""
@@ -141,6 +145,12 @@ def _register_installed() -> None:
 
 register(Method("unit", "activation", "a tight upper bound per neuron (Cheng et al., ECCV 2024)", least_classes=1))
 register(Method("nft", "channel", "a mask per channel (Karim et al., ECCV 2024)"))
-register(Method("bna", "channel", "a second pass that answers and flags triggered images (Li et al., 2023)"))
-register(Method("none", "channel", "repair with the suspect training set (Wang et al., NeurIPS 2022)", "training"))
+register(
+    Method("bna", "channel", "a second pass that answers and flags triggered images (Li et al., 2023)", place="last")
+)
+register(
+    Method(
+        "none", "channel", "repair with the suspect training set (Wang et al., NeurIPS 2022)", "training", place="alone"
+    )
+)
 _register_installed()

@@ -29,6 +29,16 @@ _SMALLEST_PROBABILITY = 1e-12
 _SMALLEST_DISTANCE = 1e-7  # of a probability from 0 and from 1: float32 knows no closer one to 1
 
 
+def chain(first: Rewrite, second: Rewrite) -> Rewrite:
+    """Both rewrites; at a tensor that both rewrite, the second acts on what the first made."""
+
+    def both(before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda value: after(before(value))
+
+    met = {name: both(first[name], second[name]) for name in second if name in first}
+    return {**first, **second, **met}
+
+
 def choose_device(name: str) -> torch.device:
     """Resolve ``auto``, ``cpu`` or ``cuda``.
 
@@ -60,12 +70,19 @@ class Classifier:
         self.device = device
         self.graph = Graph(model, device=device, channels_last=True)
         self.precision = torch.float32
+        self._under: Rewrite = {}
 
     def at(self, precision: torch.dtype) -> Classifier:
         """The same classifier with convolutions and matrix products in another floating-point type."""
         other = copy.copy(self)
         other.precision = precision
         return other
+
+    def under(self, rewrite: Rewrite) -> Classifier:
+        """The same model with corrections in place: every run sees them, and further rewrites act on top of them."""
+        found = copy.copy(self)
+        found._under = chain(self._under, rewrite)
+        return found
 
     def run(
         self, images: Tensor, *, fetch: Sequence[str] = (), rewrite: Rewrite | None = None, scores: bool = True
@@ -87,6 +104,7 @@ class Classifier:
             # The graph takes multiples of its fixed batch: filled up with copies of the last row, cut off below.
             inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
         wanted = list(dict.fromkeys((*([self.model.logits] if scores else []), *fetch)))
+        rewrite = chain(self._under, rewrite or {})
         values = self.graph.run({self.model.input.name: inputs}, fetch=wanted, rewrite=rewrite)
         return {name: value[:count] for name, value in values.items()} if len(inputs) > count else values
 

@@ -8,12 +8,12 @@ This is the reference that the exported graph is checked against. A second pass 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.classifier import Classifier, Rewrite, chain
 from patcher.errors import CalibrationError, NotApplicableError
 from patcher.patch import (
     Affine,
@@ -21,6 +21,7 @@ from patcher.patch import (
     Branch,
     Correction,
     Flag,
+    MeanBound,
     Normalization,
     Realignment,
     UpperBound,
@@ -28,7 +29,7 @@ from patcher.patch import (
     WeightMask,
     Weights,
 )
-from patcher.two_files import SCORE_TOLERANCE
+from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT, SCORE_TOLERANCE
 
 Function = Callable[[Tensor], Tensor]
 
@@ -50,7 +51,40 @@ def refuse_single_score(classifier: Classifier, what: str) -> None:
         )
 
 
-def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> dict[str, Function]:
+def corrected(classifier: Classifier, corrections: Iterable[Correction]) -> Classifier:
+    """The classifier with the corrections of a patch in place; a second pass is left to `run_branch` and `run_flag`."""
+    return classifier.under(patch_rewrite(classifier, first_pass(corrections)))
+
+
+@torch.no_grad()
+def run_patch(classifier: Classifier, corrections: Sequence[Correction], images: Tensor) -> dict[str, Tensor]:
+    """What the patched model answers.
+
+    Args:
+        classifier: The model.
+        corrections: Of one patch.
+        images: float32 ``(N, C, H, W)`` pixels.
+
+    Returns:
+        Raw class scores ``(N, K)``, and the score and flag of each row where there is a second pass, by output name.
+    """
+    found, name = corrected(classifier, corrections), classifier.model.logits
+    second = next((item for item in corrections if isinstance(item, Branch | Flag)), None)
+    if isinstance(second, Branch):
+        scores, flags, _ = run_branch(found, second, images)
+        return {name: scores.float(), FLAG_OUTPUT: flags}
+    if isinstance(second, Flag):
+        scores, unusual, flags = run_flag(found, second, images)
+        return {name: scores.float(), SCORE_OUTPUT: unusual, FLAG_OUTPUT: flags}
+    return {name: found.run(images)[name].float()}
+
+
+def first_pass(corrections: Iterable[Correction]) -> list[Correction]:
+    """Corrections that every image sees."""
+    return [item for item in corrections if not isinstance(item, Branch | Flag)]
+
+
+def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> Rewrite:
     """Rewrites by tensor name, for `Classifier.run`.
 
     Args:
@@ -60,10 +94,9 @@ def patch_rewrite(classifier: Classifier, corrections: Iterable[Correction]) -> 
     Raises:
         CalibrationError: A corrected BatchNormalization is not in the graph.
     """
-    rewrites: dict[str, Function] = {}
+    rewrites: Rewrite = {}
     for correction in corrections:
-        for name, function in _rewrites(classifier, correction):
-            rewrites[name] = _after(rewrites[name], function) if name in rewrites else function
+        rewrites = chain(rewrites, dict(_rewrites(classifier, correction)))
     return rewrites
 
 
@@ -75,6 +108,9 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
         case UpperBound(tensor, bound):
             limit = constant(bound)
             return [(tensor, lambda value: torch.minimum(value, limit))]
+        case MeanBound(tensor, bound):
+            highest = constant(bound)
+            return [(tensor, lambda value: limit_mean(value, highest))]
         case WeightMask(initializer, mask):
             factor = constant(mask)
             return [(initializer, lambda value: value * factor)]
@@ -94,6 +130,12 @@ def _rewrites(classifier: Classifier, correction: Correction) -> list[tuple[str,
             return [(name, _replace(constant(value))) for name, value in zip(names, (mean, var), strict=True)]
 
 
+def limit_mean(value: Tensor, bound: Tensor) -> Tensor:
+    """``value * bound / max(mean, bound)``, the mean over all axes on which `bound` is 1 but the first."""
+    axes = [axis for axis, length in enumerate(bound.shape) if axis and length == 1]
+    return value * (bound / torch.maximum(value.mean(axes, keepdim=True), bound))
+
+
 def _statistics(classifier: Classifier, tensor: str) -> tuple[str, str]:
     """Names of the running mean and variance of the BatchNormalization that makes `tensor`."""
     for node in classifier.model.proto.graph.node:
@@ -104,10 +146,6 @@ def _statistics(classifier: Classifier, tensor: str) -> tuple[str, str]:
 
 def _replace(value: Tensor) -> Function:
     return lambda _: value
-
-
-def _after(first: Function, second: Function) -> Function:
-    return lambda value: second(first(value))
 
 
 def realignment_rewrite(classifier: Classifier, branch: Branch, rows: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -122,22 +160,19 @@ def _realign(classifier: Classifier, item: Realignment, rows: Tensor) -> Callabl
 
 
 @torch.no_grad()
-def run_branch(
-    classifier: Classifier, branch: Branch, images: Tensor, *, rewrite: Rewrite | None = None
-) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+def run_branch(classifier: Classifier, branch: Branch, images: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
     """Run both passes.
 
     Args:
-        classifier: The model.
+        classifier: The model, perhaps `corrected`: then both passes are.
         branch: The second pass.
         images: float32 ``(N, C, H, W)`` pixels.
-        rewrite: Corrections of the first pass.
 
     Returns:
         Raw class scores ``(N, K)`` as the hardened model gives them, flags bool ``(N,)``, and all outputs of
         the first pass by name.
     """
-    first = classifier.run(images, rewrite=rewrite)
+    first = classifier.run(images)
     scores = first[classifier.model.logits].clone()
     classes = scores.flatten(1).argmax(dim=1)
     flags = torch.zeros(len(images), dtype=torch.bool, device=scores.device)
@@ -154,23 +189,20 @@ def run_branch(
 
 
 @torch.no_grad()
-def run_flag(
-    classifier: Classifier, flag: Flag, images: Tensor, *, rewrite: Rewrite | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def run_flag(classifier: Classifier, flag: Flag, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run both views; see `patcher.patch.Flag`.
 
     Args:
-        classifier: The model.
+        classifier: The model, perhaps `corrected`: then both views are.
         flag: What is usual, the second view, the threshold.
         images: float32 ``(N, C, H, W)`` pixels.
-        rewrite: Corrections of the first view.
 
     Returns:
         Raw class scores ``(N, K)`` as the hardened model gives them, scores of the flag float32 ``(N,)``, and
         flags bool ``(N,)``.
     """
     name = classifier.model.logits
-    first = classifier.run(images, fetch=[site.tensor for site in flag.sites], rewrite=rewrite)
+    first = classifier.run(images, fetch=[site.tensor for site in flag.sites])
     excess = excess_of(first, flag)
     slopes = torch.from_numpy(flag.tails).to(excess.device)
     score = (slopes[0, 0] * excess + slopes[0, 1]).clamp_min(0)
@@ -178,7 +210,7 @@ def run_flag(
     rows = torch.nonzero(excess > flag.gate).flatten()
     if len(rows):
         bounds = {site.tensor: torch.from_numpy(site.bound).to(classifier.device) for site in flag.sites}
-        second = classifier.run(images[rows], rewrite=bound_rewrite(bounds, rewrite))[name]
+        second = classifier.run(images[rows], rewrite=bound_rewrite(bounds))[name]
         divergence = log_divergence(classifier.as_logits(second), classifier.as_logits(first[name][rows]))
         score[rows] += (slopes[1, 0] * divergence + slopes[1, 1]).clamp_min(0)
         raised = score[rows] > flag.threshold
@@ -195,16 +227,13 @@ def hangs_on_rounding(classifier: Classifier, flag: Flag, images: Tensor) -> Ten
     return near_gate | near_threshold
 
 
-def bound_rewrite(bounds: Mapping[str, Tensor], before: Rewrite | None = None) -> dict[str, Function]:
-    """Upper bounds as rewrites, behind those that are there."""
+def bound_rewrite(bounds: Mapping[str, Tensor]) -> dict[str, Function]:
+    """Upper bounds as rewrites."""
 
     def bounded(limit: Tensor) -> Function:
         return lambda value: torch.minimum(value, limit)
 
-    rewrites: dict[str, Function] = dict(before or {})
-    for name, limit in bounds.items():
-        rewrites[name] = _after(rewrites[name], bounded(limit)) if name in rewrites else bounded(limit)
-    return rewrites
+    return {name: bounded(limit) for name, limit in bounds.items()}
 
 
 def excess_of(values: Mapping[str, Tensor], flag: Flag) -> Tensor:

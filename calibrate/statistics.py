@@ -105,6 +105,31 @@ def stream_moments(
 
 
 @torch.no_grad()
+def stream_means(
+    classifier: Classifier, sites: Sequence[Site], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Moments]:
+    """Moments over images of a channel's mean over the places of an image.
+
+    Args:
+        classifier: The model.
+        sites: Where to look; those without places (of rank 2) are left out.
+        batches: Images ``(n, C, H, W)`` and labels, in any cut.
+
+    Returns:
+        Moments by tensor name, as `stream_moments` gives them by channel.
+    """
+    wide = [site for site in sites if len(site.shape) > 2]
+    sums = {site.tensor: MomentSums() for site in wide}
+    for images, _ in batches:
+        values = classifier.run(images, fetch=tuple(sums), scores=False)
+        for site in wide:
+            value = values.pop(site.tensor)
+            places = reduced_axes(site, value.ndim, "channel")[1:]
+            sums[site.tensor].add(value.mean(places, keepdim=True), (0,))
+    return {name: found.moments() for name, found in sums.items()}
+
+
+@torch.no_grad()
 def bound_histograms(
     classifier: Classifier,
     bounds: Sequence[UpperBound],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -14,21 +15,35 @@ from patcher.export.branch.branch import add_branch, guard_model, write_targets
 from patcher.export.branch.flag import add_flag, flag_guard, write_flag
 from patcher.export.edits.affine import add_affine
 from patcher.export.edits.bias import add_bias
+from patcher.export.edits.mean_bound import add_mean_bound
 from patcher.export.edits.normalization import set_normalization
 from patcher.export.edits.upper_bound import add_upper_bound
 from patcher.export.edits.weight_mask import add_weight_mask
 from patcher.export.edits.weights import set_weights
 from patcher.export.surgery.surgery import OpenGraph, close_graph, open_graph
 from patcher.model.file import fits_inline, model_sha256
-from patcher.model.model import Model
+from patcher.model.model import Model, read_model
 from patcher.model.provenance import provenance_of, write_provenance
-from patcher.patch import Affine, Bias, Branch, Flag, Normalization, Patch, UpperBound, WeightMask, Weights, patch_bytes
+from patcher.patch import (
+    Affine,
+    Bias,
+    Branch,
+    Flag,
+    MeanBound,
+    Normalization,
+    Patch,
+    UpperBound,
+    WeightMask,
+    Weights,
+    patch_bytes,
+)
 from patcher.two_files import GUARD_HASH_KEY
 
 CORRECTIONS_KEY = "patcher.corrections"
 
 _EDITS: Mapping[type, Callable[[OpenGraph, Model, Any], None]] = {
     UpperBound: add_upper_bound,
+    MeanBound: add_mean_bound,
     WeightMask: add_weight_mask,
     Bias: add_bias,
     Affine: add_affine,
@@ -70,19 +85,35 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
             _EDITS[type(correction)](graph, model, correction)
     hardened = close_graph(graph)
     write_provenance(hardened, provenance_of(patch))
-    for correction in patch.corrections:
-        if isinstance(correction, Branch):
-            add_branch(hardened, model, correction)
-            write_targets(hardened, model, correction)
-        elif isinstance(correction, Flag):
-            add_flag(hardened, model, correction)
-            write_flag(hardened, model, correction)
-            carry_corrections(hardened, patch)
+    second = second_of(patch)
+    if isinstance(second, Branch):
+        add_branch(hardened, first_pass(model, patch), second)
+        write_targets(hardened, model, second)
+    elif second is not None:
+        add_flag(hardened, first_pass(model, patch), second)
+        write_flag(hardened, model, second)
+        carry_corrections(hardened, patch)
     guard = apply_guard(model, patch)
     if guard is not None and (digest := model_sha256(guard)) is not None:
         hardened.metadata_props.add(key=GUARD_HASH_KEY, value=digest)
     _check(hardened)
     return hardened
+
+
+def second_of(patch: Patch) -> Branch | Flag | None:
+    """The second pass of a patch."""
+    return next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
+
+
+def first_pass(model: Model, patch: Patch) -> Model:
+    """What a second pass is a second pass of: the model with all other corrections of the patch in place.
+
+    Raises:
+        InputError: As `apply_patch`.
+        UnsupportedGraphError: As `apply_patch`.
+    """
+    others = tuple(item for item in patch.corrections if not isinstance(item, Branch | Flag))
+    return read_model(apply_patch(model, replace(patch, corrections=others))) if others else model
 
 
 def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:
@@ -92,10 +123,11 @@ def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:
         InputError: A correction does not fit.
         UnsupportedGraphError: The graph cannot take a second pass.
     """
-    second = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
+    second = second_of(patch)
     if second is None or second.form != "two-files":
         return None
-    guard = guard_model(model, second) if isinstance(second, Branch) else flag_guard(model, second)
+    first = first_pass(model, patch)
+    guard = guard_model(first, second) if isinstance(second, Branch) else flag_guard(first, second)
     write_provenance(guard, provenance_of(patch))
     if isinstance(second, Branch):
         write_targets(guard, model, second)

@@ -26,6 +26,21 @@ class UpperBound:
     bound: Array
 
 
+@dataclass(frozen=True)
+class MeanBound:
+    """``tensor * bound / max(mean, bound)`` behind an activation site, with the mean over the places of each picture.
+
+    A map whose mean exceeds its bound is scaled down as a whole; every other map stays as it is.
+
+    Attributes:
+        tensor: Name of the bounded tensor.
+        bound: float32, positive and finite, of the tensor's rank, 1 on every axis but the channels': ``(1, C, 1, 1)``.
+    """
+
+    tensor: str
+    bound: Array
+
+
 MaskForm = Literal["mask", "weights"]
 
 
@@ -206,7 +221,7 @@ class Flag:
             raise ValueError(f"a form of a flag expected, found {str(self.form)[:40]!r}")
 
 
-Correction = UpperBound | WeightMask | Bias | Affine | Normalization | Weights | Branch | Flag
+Correction = UpperBound | MeanBound | WeightMask | Bias | Affine | Normalization | Weights | Branch | Flag
 Part = Realignment | Watch
 """What a `Branch` or a `Flag` is made of."""
 CORRECTION_KINDS = frozenset(kind.__name__ for kind in get_args(Correction))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patcher.calibrate.classifier import Rewrite, chain
+from patcher.calibrate.patched import limit_mean
 from patcher.calibrate.statistics import Moments
 from patcher.calibrate.unit.ties import shared_parameters
+from patcher.patch import Correction, MeanBound, UpperBound
+
+_SMALLEST_MEAN = 1e-4  # of a bound on a mean: positive in half precision, too
 
 
 class Bounds:
@@ -54,8 +59,56 @@ class Bounds:
         grew = any(bool((wider[name] > spread).any()) for name, spread in self.spread.items())
         self.spread = wider if grew else {name: 2 * spread for name, spread in self.spread.items()}
 
+    def correction(self, name: str) -> Correction:
+        """The bound as it goes into the patch."""
+        return UpperBound(name, self.array(name))
+
     def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
         return lambda value: _minimum(value, self.bound(name).to(value.dtype))
+
+
+class MeanBounds(Bounds):
+    """Bounds on the mean of a channel over the places of an image, from moments of that mean."""
+
+    def bound(self, name: str) -> Tensor:
+        """``mean + z * std``, positive."""
+        return super().bound(name).clamp_min(_SMALLEST_MEAN)
+
+    def correction(self, name: str) -> Correction:
+        """The bound as it goes into the patch."""
+        return MeanBound(name, self.array(name))
+
+    def _apply(self, name: str) -> Callable[[Tensor], Tensor]:
+        return lambda value: limit_mean(value, self.bound(name))
+
+
+class BoundSet:
+    """Bounds of several kinds, fitted together; of one site those of the first kind act first."""
+
+    def __init__(self, *kinds: Bounds) -> None:
+        self._kinds = kinds
+        self.rewrite: Rewrite = {}
+        for kind in kinds:
+            self.rewrite = chain(self.rewrite, kind.rewrite)
+        self.count = sum(len(kind.mean) for kind in kinds)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser moves."""
+        return [part for kind in self._kinds for part in kind.parameters]
+
+    def tightness(self, regularizer: str) -> Tensor:
+        """Sum over kinds and sites of the mean bound, relative to the start or absolute."""
+        return torch.stack([kind.tightness(regularizer) for kind in self._kinds]).sum()
+
+    def widen(self) -> None:
+        """Double the start's distance from the mean."""
+        for kind in self._kinds:
+            kind.widen()
+
+    def corrections(self, names: Iterable[str]) -> tuple[Correction, ...]:
+        """All bounds, tensor by tensor in the order of `names`."""
+        return tuple(kind.correction(name) for name in names for kind in self._kinds if name in kind.mean)
 
 
 def _minimum(value: Tensor, bound: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from patcher.calibrate.best_state import Search, State, holds, restore
 from patcher.calibrate.precision import reduced_precision
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
-from patcher.calibrate.unit.bounds import Bounds
+from patcher.calibrate.unit.bounds import BoundSet
 from patcher.calibrate.unit.options import Options
 from patcher.data.clean_set import CleanSet
 from patcher.errors import CalibrationError
@@ -41,7 +41,7 @@ class BoundFit(Problem[State]):
     """
 
     def __init__(
-        self, run: Run, bounds: Bounds, clean_set: CleanSet, options: Options, chance: np.random.Generator
+        self, run: Run, bounds: BoundSet, clean_set: CleanSet, options: Options, chance: np.random.Generator
     ) -> None:
         self._run, self._bounds, self._clean_set, self._options = run, bounds, clean_set, options
         self._chance = chance
@@ -111,7 +111,7 @@ class BoundFit(Problem[State]):
     def check(self, step: int) -> bool:
         """Measure the present bounds on the deciding images; stop where nothing has been gained for long."""
         bounds, hits = self._bounds, self._hits()
-        tightness = float(bounds.tightness(self._options.regularizer)) / len(bounds.mean)
+        tightness = float(bounds.tightness(self._options.regularizer)) / bounds.count
         state = self.search.measured(step, hits, tightness, bounds.parameters)
         if self.search.best and self.search.best.safe and not state.safe:
             # Steps among bounds that cost too much buy nothing: back to the best, with a smaller alpha.

@@ -28,24 +28,25 @@ When it does not hold: a trigger whose activations stay inside the clean range i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from patcher.calibrate import Calibration
 from patcher.calibrate.flag.fit import fit_flag
 from patcher.calibrate.patched import refuse_single_score
 from patcher.calibrate.run import Run
-from patcher.calibrate.statistics import stream_moments
+from patcher.calibrate.statistics import stream_means, stream_moments
 from patcher.calibrate.training import Steps, fit
-from patcher.calibrate.unit.bounds import Bounds
+from patcher.calibrate.unit.bounds import Bounds, BoundSet, MeanBounds
 from patcher.calibrate.unit.fit import BoundFit
 from patcher.calibrate.unit.options import Options
 from patcher.calibrate.unit.ties import tie_moments
 from patcher.data.clean_set import CleanSet
 from patcher.graph.site import Site
-from patcher.patch import Correction, UpperBound
+from patcher.patch import UpperBound
 
 
 def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Options) -> Calibration:
@@ -65,18 +66,29 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     """
     if options.flag:
         refuse_single_score(run.classifier, "--flag")
-    batches = run.classifier.batches(clean_set, clean_set.fit, run.batch_size)
-    watched = run.watched(batches, "unit: statistics", len(clean_set.fit))
-    moments = stream_moments(run.classifier, sites, watched, granularity=options.granularity)
+
+    def batches(what: str) -> Iterator[tuple[Tensor, Tensor]]:
+        images = run.classifier.batches(clean_set, clean_set.fit, run.batch_size)
+        return run.watched(images, what, len(clean_set.fit))
+
+    moments = stream_moments(run.classifier, sites, batches("unit: statistics"), granularity=options.granularity)
     if options.tie_residual:
         moments = tie_moments(moments, run.classifier.model, sites, options.z)
-    bounds = Bounds(moments, options.z)
+    values, names = Bounds(moments, options.z), [site.tensor for site in sites]
+    # A flag answers unusual images under bounds on values alone.
+    means = options.means and not options.flag
+    kinds = (
+        [values, MeanBounds(stream_means(run.classifier, sites, batches("unit: means")), options.mean_z)]
+        if means
+        else [values]
+    )
+    bounds = BoundSet(*kinds)
     order, chance = np.random.default_rng(run.seed).spawn(2)
     problem = BoundFit(run, bounds, clean_set, options, chance)
     doublings = problem.widen_start()
     schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
     steps, best = fit(run, problem, clean_set, schedule, rng=order)
-    corrections: tuple[Correction, ...] = tuple(UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites)
+    corrections = bounds.corrections(names)
     flagged: dict[str, Any] = {}
     if options.flag:
         flag, figures = fit_flag(
@@ -84,7 +96,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
             sites,
             clean_set,
             moments,
-            [UpperBound(site.tensor, bounds.array(site.tensor)) for site in sites],
+            [UpperBound(name, values.array(name)) for name in names],
             false_alarms=options.false_alarms,
             form=options.branch,
         )

@@ -28,6 +28,8 @@ class Options:
         regularizer: What is made tight.
         check_every: Steps between measurements on held-out images.
         tie_residual: One bound vector for the sites along a residual stream.
+        means: Bound the mean of each channel over an image's places, too.
+        mean_z: For `means`: standard deviations above the mean at the start.
         flag: Instead of bounding every image, flag unusual ones and answer those under the bounds.
         false_alarms: Share of clean images that may be flagged, 0 to 1.
         branch: How the second view of ``flag`` is baked.
@@ -55,6 +57,13 @@ class Options:
     check_every: int = field(default=10, metadata={"help": "steps between measurements on held-out images"})
     tie_residual: bool = field(default=False, metadata={"help": "one bound vector along a residual stream"})
 
+    means: bool = field(
+        default=False, metadata={"help": "bound the mean of each channel over the places, too", "recorded": "if set"}
+    )
+    mean_z: float = field(
+        default=2.0,
+        metadata={"help": "--means: start, in standard deviations above the mean", "recorded": "if set"},
+    )
     flag: bool = field(
         default=False, metadata={"help": "flag unusual images at run time, bound those alone", "recorded": "if set"}
     )
@@ -74,4 +83,4 @@ class Options:
         check_ranges(self, "minibatch", "check_every", least=1)
         check_ranges(self, "steps", least=0)
         check_ranges(self, "epsilon", least=0, below=1)
-        check_ranges(self, "learning_rate", "z", "alpha", above=0)
+        check_ranges(self, "learning_rate", "z", "mean_z", "alpha", above=0)

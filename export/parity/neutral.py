@@ -16,6 +16,7 @@ from patcher.patch import (
     Branch,
     Correction,
     Flag,
+    MeanBound,
     Normalization,
     Patch,
     Realignment,
@@ -23,6 +24,8 @@ from patcher.patch import (
     WeightMask,
     Weights,
 )
+
+_HIGHEST = np.finfo(np.float16).max  # finite in every type: infinity over infinity is no factor
 
 
 def neutral_patch(model: Model, patch: Patch) -> Patch:
@@ -47,6 +50,8 @@ def neutral_patch(model: Model, patch: Patch) -> Patch:
 def _neutral(item: Correction, flow: DataFlow) -> Correction:
     if isinstance(item, UpperBound):
         return UpperBound(item.tensor, np.full_like(item.bound, np.inf))
+    if isinstance(item, MeanBound):
+        return MeanBound(item.tensor, np.full_like(item.bound, _HIGHEST))
     if isinstance(item, WeightMask):
         return replace(item, mask=np.ones_like(item.mask))
     if isinstance(item, Bias):

@@ -21,17 +21,19 @@ import onnx
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
-from patcher.export.apply import CORRECTIONS_KEY
+from patcher.export.apply import CORRECTIONS_KEY, first_pass
 from patcher.export.bake import baked_form
 from patcher.export.reading.graph import ReadGraph, called
 from patcher.export.reading.masks import channel_mask, scaled_shift
-from patcher.export.reading.second_pass import read_branch
+from patcher.export.reading.second_pass import read_branch, read_guard, read_targets
 from patcher.graph.flow import DataFlow, attribute, is_standard
 from patcher.model.model import Model
 from patcher.patch import (
     Affine,
     Bias,
+    Branch,
     Correction,
+    MeanBound,
     Normalization,
     Patch,
     UpperBound,
@@ -60,15 +62,26 @@ def read_corrections(
     """
     if baked_form(hardened) == "folded" or any(entry.key == FLAG_KEY for entry in hardened.metadata_props):
         return _carried(hardened)
+    rank = {name: index for index, kinds in reversed([*enumerate(order)]) for name in kinds}
     # Other values of a weight may happen to be a masked weight's.
     masks = not order or any(WeightMask.__name__ in kinds for kinds in order)
-    found = [*_Reader(model, hardened, masks=masks).read()]
-    if (branch := read_branch(model, hardened)) is not None:
-        found.append(branch)
-    if len(order) < 2:
-        return tuple(found)
-    rank = {name: index for index, kinds in reversed([*enumerate(order)]) for name in kinds}
-    return tuple(sorted(found, key=lambda item: rank.get(type(item).__name__, len(order))))
+    # One method makes all of its corrections in graph order, of whatever kind.
+    first = sorted(
+        _Reader(model, hardened, masks=masks).read(), key=lambda item: rank.get(type(item).__name__, len(order))
+    )
+    if (targets := read_targets(hardened)) is None:
+        return tuple(first)
+    return *first, read_branch(first_pass(model, _unsigned(model, first)), hardened, targets)
+
+
+def read_second_file(model: Model, guard: onnx.ModelProto, corrections: Sequence[Correction]) -> tuple[Correction, ...]:
+    """The corrections that `read_corrections` found, with those of a second pass that a file of its own holds."""
+    first = first_pass(model, _unsigned(model, corrections))
+    return tuple(read_guard(first, guard, item) if isinstance(item, Branch) else item for item in corrections)
+
+
+def _unsigned(model: Model, corrections: Sequence[Correction]) -> Patch:
+    return Patch("read", model.sha256, tuple(corrections))
 
 
 def _carried(hardened: onnx.ModelProto) -> tuple[Correction, ...]:
@@ -139,6 +152,10 @@ class _Reader:
         if is_standard(node, "Min", "Clip") and called(node.input[0], f"{tensor}_unbounded", f"{tensor}_float"):
             bound = self.after.floats(node.input[-1])
             return None if bound is None else (node.input[0], UpperBound(tensor, bound))
+        if is_standard(node, "Mul") and called(node.input[0], f"{tensor}_unlimited"):
+            quotient = self.after.producers.get(node.input[-1])
+            bound = self.after.floats(quotient.input[0]) if quotient is not None and quotient.input else None
+            return None if bound is None else (node.input[0], MeanBound(tensor, bound))
         if not is_standard(node, "Add") or len(node.input) != 2:
             return None
         shift = self.after.floats(node.input[1])

@@ -25,14 +25,16 @@ from patcher.two_files import FLAG_OUTPUT, TARGETS_KEY
 Floats = NDArray[np.float32]
 
 
-def read_branch(model: Model, hardened: onnx.ModelProto) -> Branch | None:
-    """The second pass of a hardened model; ``None`` where it has none.
+def read_branch(model: Model, hardened: onnx.ModelProto, targets: tuple[int, ...]) -> Branch:
+    """The second pass of a hardened model.
 
     The ``two-files`` form leaves no correction in this file; `read_guard` reads them in the other one.
+
+    Args:
+        model: What it is a second pass of: the model before, with the other corrections in place.
+        hardened: The model after.
+        targets: As `read_targets` found them.
     """
-    targets = _targets(hardened)
-    if targets is None:
-        return None
     names = [value.name for value in hardened.graph.output]
     kept = any(called(name, f"{model.logits}_original") for name in names[len(model.proto.graph.output) :])
     if not any(called(name, FLAG_OUTPUT) for name in names):
@@ -62,7 +64,8 @@ def _metadata(proto: onnx.ModelProto, key: str) -> Any:
         return None
 
 
-def _targets(proto: onnx.ModelProto) -> tuple[int, ...] | None:
+def read_targets(proto: onnx.ModelProto) -> tuple[int, ...] | None:
+    """The target classes of a second pass; ``None`` for a model that has none."""
     found = _metadata(proto, TARGETS_KEY)
     if not isinstance(found, list) or not found or not all(type(item) is int for item in found):
         return None

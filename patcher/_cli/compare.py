@@ -24,7 +24,7 @@ from patcher._cli.options import (
     triggered_options,
 )
 from patcher._cli.output import complain, print_table, progress_bar, say
-from patcher.calibrate import METHODS
+from patcher._cli.values import MethodName
 
 
 @command("compare")
@@ -36,7 +36,7 @@ from patcher.calibrate import METHODS
     "--method",
     "methods",
     section="Method",
-    type=click.Choice(list(METHODS)),
+    type=MethodName(),
     multiple=True,
     required=True,
     help="Two or more times.",

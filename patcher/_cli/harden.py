@@ -65,6 +65,7 @@ def harden(
     """Calibrate on clean images, bake the patch into MODEL, prove parity, measure, and write the result."""
     from patcher.commands.harden import harden as run
     from patcher.commands.plan import plan as plan_harden
+    from patcher.report.harden.choice import CANDIDATE_HEADER, candidate_rows
     from patcher.report.harden.rows import before_after
 
     source = Path(model)
@@ -91,7 +92,12 @@ def harden(
             **arguments,
         )
     if not quiet:
-        print_table(f"{source.name}, method {method}", ("", "before", "after"), before_after(result.report.as_json()))
+        document = result.report.as_json()
+        if "auto" in document:
+            print_table("candidates", CANDIDATE_HEADER, candidate_rows(document["auto"]))
+            say(document["auto"]["paragraph"])
+        made = document["method"]["name"]
+        print_table(f"{source.name}, method {made}", ("", "before", "after"), before_after(document))
         if "verdict" in result.calibration.summary:
             say(result.calibration.summary["verdict"])
         for note in result.report.sections["notes"]:

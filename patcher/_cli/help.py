@@ -16,6 +16,8 @@ import click
 
 from patcher._cli.exit_codes import describe
 from patcher.calibrate import METHODS
+from patcher.calibrate.stack import Stack, stacks_of
+from patcher.errors import InputError
 
 SECTIONS = ("Files", "Method", "Clean images", "Preprocessing", "Output", "Run")
 _ARGUMENTS = "patcher.arguments"
@@ -93,10 +95,18 @@ def _write_methods(ctx: click.Context, formatter: click.HelpFormatter, options: 
 
 
 def methods_named(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Values of ``--method`` on a command line, as far as they are methods, in order."""
+    """The methods that ``--method`` names on a command line, in order."""
     values = [value for flag, value in itertools.pairwise(arguments) if flag == "--method"]
     values += [item.partition("=")[2] for item in arguments if item.startswith("--method=")]
-    return tuple(name for name in dict.fromkeys(values) if name in METHODS)
+    parts = [part for value in values for stack in _stacks(value) for part in stack.names]
+    return tuple(name for name in dict.fromkeys(parts) if name in METHODS)
+
+
+def _stacks(value: str) -> tuple[Stack, ...]:
+    try:
+        return stacks_of(value)
+    except InputError:
+        return ()
 
 
 def _record(item: SectionOption, use: Use, ctx: click.Context) -> tuple[str, str]:

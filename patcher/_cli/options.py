@@ -13,55 +13,14 @@ from typing import Any, Literal
 import click
 
 from patcher._cli.help import Use, option
+from patcher._cli.values import MethodName, Numbers, Size, TargetClass
 from patcher.calibrate import METHODS
+from patcher.calibrate.stack import stacks_of
 from patcher.errors import InputError
 from patcher.runtime import CPU_PROVIDER
 
 Command = Callable[..., Any]
 _PREPROCESS = ("preprocess_file", "size", "mean", "std", "layout", "color", "value_range")
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Comma-separated floats: ``0.485,0.456,0.406``."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse the text of the flag."""
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"numbers separated by commas expected, found {value!r}", param, ctx)
-
-
-class Size(click.ParamType[tuple[int, int]]):
-    """``32`` or ``HEIGHTxWIDTH``."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse the text of the flag."""
-        try:
-            lengths = [int(part) for part in str(value).lower().split("x")]
-            height, width = lengths if len(lengths) == 2 else lengths * 2
-            return height, width
-        except ValueError:
-            self.fail(f"a size such as 32 or 32x48 expected, found {value!r}", param, ctx)
-
-
-class TargetClass(click.ParamType[int | str]):
-    """A class index, or ``all-to-all``."""
-
-    name = "target"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Parse the text of the flag."""
-        if value == "all-to-all":
-            return "all-to-all"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"a class index or all-to-all expected, found {value!r}", param, ctx)
 
 
 def preprocess_options(command: Command) -> Command:
@@ -186,10 +145,10 @@ def method_options(command: Command) -> Command:
     return option(
         "--method",
         section="Method",
-        type=click.Choice(list(METHODS)),
+        type=MethodName(),
         default="unit",
         show_default=True,
-        help="How to repair.",
+        help="How to repair: auto scans and chooses; unit+bna is one on top of another.",
     )(method_flags(command))
 
 
@@ -225,7 +184,8 @@ def given_options(method: str | Sequence[str], values: dict[str, Any]) -> dict[s
     Raises:
         InputError: A flag of another method was given.
     """
-    flags, methods = _method_flags(), {method} if isinstance(method, str) else set(method)
+    given = [method] if isinstance(method, str) else method
+    flags, methods = _method_flags(), {part for name in given for stack in stacks_of(name) for part in stack.names}
     for name, value in values.items():
         if name in flags and value is not None and not methods & {use.method for use in flags[name]}:
             others, found = (", ".join(sorted(names)) for names in ({use.method for use in flags[name]}, methods))

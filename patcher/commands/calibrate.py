@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.stack import stacks_of
+from patcher.commands.auto import Request, fit
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source, check_output
 from patcher.measure.change import Change
 from patcher.model.model import read_model
 from patcher.patch import Patch, write_patch
 from patcher.progress import Progress
-from patcher.steps.fit import choose_method, fit_patch
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def calibrate(
     Args:
         model: Path, bytes or ``ModelProto``.
         clean_dir: Clean images; may be left out where a training set is given.
-        method: Name of a method.
+        method: A method, several joined by ``+``, or ``auto``.
         output: Where to write the patch, ``.safetensors``.
         preprocess: Keyword arguments of `resolve_preprocess`.
         progress: Told of each step.
@@ -79,8 +80,8 @@ def calibrate(
     check_output(output, model)
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    options = with_checkpoint(choose_method(method), output, options)
-    fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
+    options = with_checkpoint(stacks_of(method), output, options)
+    fitted = fit(Request(model, read, clean_dir, preprocess, resolved), method, None, progress, options)
     written = Path(output) if output is not None and fitted.calibration.satisfied else None
     if written is not None:
         write_patch(fitted.patch, written)

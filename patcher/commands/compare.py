@@ -9,19 +9,20 @@ backdoor: then it is the first method, in the order given, that passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.commands.harden import HardenResult, harden
 from patcher.errors import InputError, NotApplicableError
 from patcher.files import Source, check_output, replace_file
 from patcher.progress import Progress
 from patcher.report.folder import check_report_dir, make_folder
+from patcher.report.harden.choice import auto_lines
 from patcher.report.harden.rows import before_after
 from patcher.report.table import table
-from patcher.settings import Settings
-from patcher.steps.fit import choose_method
+from patcher.steps.fit import relevant
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def compare(
     Args:
         model: Path of an ONNX image classifier.
         clean_dir: Clean images; see `patcher.data.clean_set`.
-        methods: Names of methods, at least two.
+        methods: Names of methods, at least two, or ``auto`` alone, whose candidates are shown.
         output: Where to write the best model; nothing is written there when no method passes.
         report_dir: Where to write ``comparison.md`` and a report folder for each method.
         progress: Told of each step.
@@ -94,8 +95,10 @@ def compare(
         NotApplicableError: The model has no site for any of the methods.
         PatcherError: As `patcher.harden`.
     """
-    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
-        raise InputError(f"--method: two or more different methods expected, found {', '.join(methods) or 'none'}")
+    if len(set(methods)) < len(methods) or (len(methods) < 2 and AUTO not in methods):
+        raise InputError(
+            f"--method: two or more different methods, or {AUTO}, expected, found {', '.join(methods) or 'none'}"
+        )
     check_output(output, model)
     check_report_dir(report_dir)
     own = {name: _options_of(name, options) for name in methods}
@@ -118,6 +121,8 @@ def compare(
     if report_dir is not None:
         lines = ["# patcher compare", "", *table(comparison.header(), comparison.rows()), "", reason]
         lines += [f"\n{name}: {why}" for name, why in failures.items()]
+        for result in results.values():
+            lines += auto_lines(result.report.as_json())
         replace_file(Path(report_dir) / "comparison.md", ("\n".join(lines) + "\n").encode())
     if best is not None and output is not None:
         results[best].save(output)
@@ -129,9 +134,8 @@ _HARDEN = ("triggered", "target", "preprocess", "bake")
 
 def _options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What of the options a method takes."""
-    known = {part.name for part in fields(Settings)} | set(_HARDEN)
-    known |= {part.name for part in fields(choose_method(method).options())}
-    return {name: value for name, value in options.items() if name in known}
+    given = {name: value for name, value in options.items() if name in _HARDEN}
+    return given | {name: value for stack in stacks_of(method) for name, value in relevant(stack, options).items()}
 
 
 def _best(results: Mapping[str, HardenResult]) -> tuple[str | None, str]:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.stack import stacks_of
 from patcher.commands.apply import save_hardened
+from patcher.commands.auto import Request, fit
 from patcher.data.preprocess import resolve_preprocess
 from patcher.export import apply_guard
 from patcher.export.bake import Bake, bake_patch
@@ -35,7 +37,6 @@ from patcher.report.harden.files import write_harden
 from patcher.report.report import Report, Reported
 from patcher.signing import Signing
 from patcher.steps.before_after import Measured, measure
-from patcher.steps.fit import choose_method, fit_patch
 from patcher.steps.flags import Detection
 from patcher.steps.prove import prove
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
@@ -122,7 +123,7 @@ def harden(
     Args:
         model: Path, bytes or ``ModelProto`` of an ONNX image classifier.
         clean_dir: Clean images; see `patcher.data.clean_set`. May be left out where a training set is given.
-        method: Name of a method.
+        method: A method, several joined by ``+``, or ``auto``.
         output: Where to write the hardened model, if every condition is met.
         report_dir: Where to write reports, pictures and the patch.
         triggered: ``.npz`` of triggered images; only scored, before and after.
@@ -148,8 +149,9 @@ def harden(
         keys.require(read.path or Path(), read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     attack = None if triggered is None else read_triggered(triggered, resolved, target)
-    options = with_checkpoint(choose_method(method), output, options)
-    fitted = fit_patch(read, clean_dir, method, resolved, progress, options)
+    options = with_checkpoint(stacks_of(method), output, options)
+    request = Request(model, read, clean_dir, preprocess, resolved)
+    fitted = fit(request, method, None if report_dir is None else Path(report_dir), progress, options)
     calibrated = time.perf_counter()
     baked, guard = bake_patch(read, fitted.patch, bake), apply_guard(read, fitted.patch)
     hardened = baked.model

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source
 from patcher.model.model import read_model
-from patcher.steps.fit import choose_method, read_options, refuse_hardened, sites_for
+from patcher.steps.fit import read_options, refuse_hardened, relevant, sites_for
 from patcher.steps.training_data import read_data
 
 if TYPE_CHECKING:
@@ -29,19 +30,26 @@ def plan(
     Raises:
         PatcherError: As `harden`, for whatever can be known before calibration.
     """
-    chosen = choose_method(method)
-    settings, method_options = read_options(chosen, options)
     read = read_model(model)
+    stacks = stacks_of(method)
+    asked = [read_options(stack, relevant(stack, options) if method == AUTO else options) for stack in stacks]
+    settings = asked[0][0]
     refuse_hardened(read, settings)
-    sites = sites_for(read, chosen)
+    methods = [item for stack in stacks for item in stack.methods]
+    own = [part for _, parts in asked for part in parts]
+    sites = [sites_for(read, item) for item in methods]
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    data = read_data(read, chosen, clean_dir, method_options, resolved, settings)
+    data = read_data(read, stacks[0], clean_dir, own, resolved, settings)
     prepared, clean_set = data.prepared, data.prepared.clean_set
     return [
         ("model", f"{read.path.name if read.path else 'model'}, opset {read.opset}, {read.num_classes} classes"),
         ("preprocessing", str(prepared.preprocess.as_json())),
         ("clean images", f"{len(clean_set.fit)} to fit, {len(clean_set.held_out)} held out"),
         ("accuracy now", f"{prepared.accuracy.value:.1%}"),
-        ("method", f"{method}: {method_options}"),
-        ("sites", f"{len(sites)}: {', '.join(site.tensor for site in sites)}"),
+        *([("method", "what a scan justifies of those below")] if method == AUTO else []),
+        *((f"method {item.name}", str(part)) for item, part in zip(methods, own, strict=True)),
+        *(
+            (f"sites of {item.name}", f"{len(found)}: {', '.join(site.tensor for site in found)}")
+            for item, found in zip(methods, sites, strict=True)
+        ),
     ]

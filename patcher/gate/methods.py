@@ -2,6 +2,7 @@
 """What each method may change: one table for every check.
 
     unit    Min, Clip, Cast between floats                     behind sites
+            with --means a pool, Max, Div, Mul                 behind sites (proven by reconstruction alone)
             with --flag a second view that ends in the outputs behind the original's scores
     nft     Mul, Cast; with a centred mask Add too             on weights, behind sites
             BatchNormalization statistics, weights times masks
@@ -65,7 +66,10 @@ class Changes:
 _AFFINE = frozenset({"Mul", "Add", "Cast"})
 _CHANGES: dict[str, Changes] = {
     "unit": Changes(
-        frozenset({"UpperBound", "Flag"}), frozenset({"Min", "Clip", "Cast"}), second_pass=True, always_adds=True
+        frozenset({"UpperBound", "MeanBound", "Flag"}),
+        frozenset({"Min", "Clip", "Cast"}),
+        second_pass=True,
+        always_adds=True,
     ),
     "nft": Changes(
         frozenset({"WeightMask", "Bias", "Affine", "Normalization"}), _AFFINE, on_weights=_AFFINE, statistics=True

@@ -19,8 +19,7 @@ import onnx
 from patcher.errors import PatcherError
 from patcher.export.apply import apply_guard
 from patcher.export.bake import bake_patch, baked_form
-from patcher.export.reading.corrections import read_corrections
-from patcher.export.reading.second_pass import read_guard
+from patcher.export.reading.corrections import read_corrections, read_second_file
 from patcher.gate.check import Check, decided
 from patcher.gate.equivalence import FREE_KEYS, flow_fault
 from patcher.gate.methods import changes_of
@@ -128,8 +127,7 @@ def _with_guard(subject: Subject, patch: Patch) -> Patch:
     branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
     if guard is None or branch is None or branch.form != "two-files":
         return patch
-    read = read_guard(subject.prepared.model, guard, branch)
-    return replace(patch, corrections=tuple(read if item is branch else item for item in patch.corrections))
+    return replace(patch, corrections=read_second_file(subject.prepared.model, guard, patch.corrections))
 
 
 def _guard_fault(subject: Subject, again: onnx.ModelProto | None) -> str:

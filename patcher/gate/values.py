@@ -24,6 +24,7 @@ from patcher.patch import (
     Branch,
     Correction,
     Flag,
+    MeanBound,
     Normalization,
     Part,
     Realignment,
@@ -110,6 +111,8 @@ def _out_of_place(item: Correction | Part, places: _Places) -> str:
             if tensor not in places.activations:
                 return "a bound where no activation is"
             return "" if values.ndim == 0 or values.shape[0] == 1 else "a bound that is not the same for all images"
+        case MeanBound(tensor, values):
+            return "" if values.shape == places.activations.get(tensor) else "a bound on means where no activation is"
         case Affine(tensor, values, shift):
             return _a_channel(places.channels.get(tensor), values.shape, shift.shape)
         case Bias(tensor, values):
@@ -138,6 +141,8 @@ def _out_of_range(item: Correction | Part) -> str:
     match item:
         case UpperBound(_, bound) if np.isnan(bound).any() or np.isneginf(bound).any():
             return "an upper bound that is no number"
+        case MeanBound(_, bound) if not (np.isfinite(bound).all() and (bound > 0).all()):
+            return "a bound on a mean that is no positive number"
         case WeightMask(_, mask) if not (np.isfinite(mask).all() and (mask >= 0).all() and (mask <= 1).all()):
             return "a mask outside of 0 to 1"
         case Bias(_, shift) if not (np.abs(shift) <= _LARGEST).all():

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.calibrate import METHODS, Calibration, Method
+from patcher.calibrate import Calibration, Method
+from patcher.calibrate.stack import Stack, joined, read_stack, within_budget
 from patcher.data.clean_set import CleanSet
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError, NotApplicableError
@@ -19,19 +21,41 @@ from patcher.graph.site import Site
 from patcher.graph.sites import find_sites
 from patcher.model.model import Model
 from patcher.model.provenance import read_provenance
-from patcher.patch import Branch, Flag, Patch, UpperBound
+from patcher.patch import Patch
 from patcher.progress import Progress, no_progress
-from patcher.settings import Settings, refuse_unknown, split_options
+from patcher.settings import Settings, split_options
 from patcher.steps.batches import fitting_batch, fitting_options
+from patcher.steps.choice import Choice
 from patcher.steps.prepare import Prepared
-from patcher.steps.training_data import read_data, without_suspects
-from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
+from patcher.steps.reference import clean_histograms, reference_answers
+from patcher.steps.training_data import Data, read_data, without_suspects
 
 if TYPE_CHECKING:
-    from patcher.calibrate.classifier import Classifier
+    from patcher.calibrate.run import Run
 
+UNCHANGED = "nothing justifies a correction; the model is returned unchanged"
 _PARITY_IMAGES = 32
-_HISTOGRAM_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One method of a stack, calibrated.
+
+    Attributes:
+        method: Name of the method.
+        options: Its ``Options``, as they were asked for.
+        epsilon: Accuracy that it was allowed to lose, 0 to 1; ``None`` for a method without such a condition.
+        sites: Where it acted.
+        calibration: Its own findings.
+        histograms: Clean activations relative to its bounds, by tensor; see `bound_histograms`.
+    """
+
+    method: str
+    options: Any
+    epsilon: float | None
+    sites: tuple[Site, ...]
+    calibration: Calibration
+    histograms: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -40,48 +64,57 @@ class Fitted:
 
     Attributes:
         prepared: The model and the clean images.
-        sites: Where the method acted.
         settings: Shared settings.
+        stages: One a method.
         patch: The corrections.
-        calibration: The method's own findings.
+        calibration: The findings of all stages together.
         reference_images: float32 ``(n, C, H, W)`` pixels.
         reference: What the hardened model must answer to them, computed in PyTorch: class scores float32
             ``(n, K)``, and the flags bool ``(n,)`` of a second pass, by output name.
         training_set: The training set, where the method takes one.
-        histograms: Clean activations relative to their bounds, by tensor; see `bound_histograms`.
+        choice: Why these methods, where nobody named them.
     """
 
     prepared: Prepared
-    sites: tuple[Site, ...]
     settings: Settings
+    stages: tuple[Stage, ...]
     patch: Patch
     calibration: Calibration
     reference_images: NDArray[np.float32]
     reference: Mapping[str, NDArray[Any]]
-    histograms: Mapping[str, NDArray[np.float64]]
     training_set: CleanSet | None = None
+    choice: Choice | None = None
 
 
-def choose_method(name: str) -> Method:
-    """Look a method up.
+@dataclass(frozen=True)
+class Ground:
+    """What patches are fitted on: read once, whatever is fitted.
 
-    Raises:
-        InputError: There is no such method.
+    Attributes:
+        data: The model, measured, and its images.
+        run: The model in PyTorch.
+        settings: Shared settings, with a batch size that fits.
     """
-    if name not in METHODS:
-        raise InputError(f"--method: one of {', '.join(METHODS)} expected, found {name!r}")
-    return METHODS[name]
+
+    data: Data
+    run: Run
+    settings: Settings
 
 
-def read_options(method: Method, options: Mapping[str, Any]) -> tuple[Settings, Any]:
-    """Split keyword arguments into shared settings and the method's own ``Options``.
+def read_options(stack: Stack, options: Mapping[str, Any]) -> tuple[Settings, tuple[Any, ...]]:
+    """Split keyword arguments into shared settings and the ``Options`` of each method.
 
     Raises:
         InputError: An option is unknown or out of its range.
     """
     settings, own = split_options(options)
-    refuse_unknown(f"method {method.name}", own, (part.name for part in fields(method.options())))
-    return settings, method.options()(**own)
+    return settings, stack.options(own)
+
+
+def relevant(stack: Stack, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that `read_options` takes for a stack."""
+    known = stack.known | {part.name for part in fields(Settings)}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def recorded_options(method_options: Any) -> dict[str, Any]:
@@ -141,92 +174,119 @@ def fit_patch(
     Args:
         model: The classifier.
         clean_dir: Clean images; may be left out where the method takes a training set.
-        method_name: Name of a method.
+        method_name: Name of a method, or several joined by ``+``.
         preprocess: How pictures become the model's input.
         progress: Told of each step.
-        options: Fields of `Settings` and of the method's ``Options``.
+        options: Fields of `Settings` and of the methods' ``Options``.
 
     Raises:
         PatcherError: As `patcher.harden`.
     """
-    method = choose_method(method_name)
-    settings, method_options = read_options(method, options)
+    stack = read_stack(method_name)
+    settings, own = read_options(stack, options)
     refuse_hardened(model, settings)
-    sites = sites_for(model, method)
-    data = read_data(model, method, clean_dir, method_options, preprocess, settings)
-    prepared = data.prepared
-    settings = replace(settings, batch_size=fitting_batch(model, prepared.clean_set.pixels, settings.batch_size))
-    method_options = fitting_options(method_options, options, settings.batch_size)
+    for method in stack.methods:
+        sites_for(model, method)
+    ground = read_ground(model, stack, clean_dir, own, preprocess, settings, progress)
+    return fit_stack(ground, stack, [fitting_options(part, options, ground.settings.batch_size) for part in own])
+
+
+def read_ground(
+    model: Model,
+    stack: Stack,
+    clean_dir: Source | None,
+    options: Sequence[Any],
+    preprocess: Preprocess,
+    settings: Settings,
+    progress: Progress | None,
+) -> Ground:
+    """Read the images that a stack needs, and open the model in PyTorch.
+
+    Raises:
+        PatcherError: As `patcher.harden`.
+    """
+    data = read_data(model, stack, clean_dir, options, preprocess, settings)
+    size = fitting_batch(model, data.prepared.clean_set.pixels, settings.batch_size)
 
     from patcher.calibrate.classifier import Classifier, choose_device
     from patcher.calibrate.run import Run
 
     classifier = Classifier(model, preprocess, device=choose_device(settings.device))
-    run = Run(classifier, settings.seed, settings.batch_size, progress or no_progress)
-    calibration = method.load().calibrate(run, sites, data.clean_set, method_options, **data.further)
-    prepared = without_suspects(data, calibration)
+    run = Run(classifier, settings.seed, size, progress or no_progress)
+    return Ground(data, run, replace(settings, batch_size=size))
+
+
+def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any], done: Sequence[Stage] = ()) -> Fitted:
+    """Calibrate each method on the graph as those before it left it; one that fails its condition is the last.
+
+    Args:
+        ground: What they are fitted on.
+        stack: The methods.
+        options: Their ``Options``.
+        done: The first of them, calibrated before.
+    """
+    stages = list(done)
+    for method, own in list(zip(stack.methods, options, strict=True))[len(stages) :]:
+        stages.append(_stage(ground, method, own, stages, len(stack.methods)))
+        if not stages[-1].calibration.satisfied:
+            break
+    return _fitted(ground, stack, stages)
+
+
+def fit_nothing(ground: Ground, stack: Stack) -> Fitted:
+    """A patch that changes nothing, named after the methods that it spares the model."""
+    prepared = ground.data.prepared
+    right, clean_set = prepared.predicted == prepared.clean_set.labels, prepared.clean_set
+    accuracy = float(right[clean_set.deciding].mean())
+    nothing = Calibration((), True, accuracy, accuracy, summary={"verdict": UNCHANGED})
+    return _fitted(ground, stack, [Stage(stack.name, stack.options({})[0], None, (), nothing, {})])
+
+
+def _stage(ground: Ground, method: Method, options: Any, before: Sequence[Stage], count: int) -> Stage:
+    from patcher.calibrate.patched import corrected
+
+    data, found = ground.data, [item.calibration for item in before]
+    classifier = corrected(ground.run.classifier, chain.from_iterable(item.corrections for item in found))
+    run = replace(ground.run, classifier=classifier)
+    sites = sites_for(classifier.model, method)
+    lost = found[0].held_out_before - found[-1].held_out_after if found else 0.0
+    own = within_budget(options, lost, count - len(found))
+    calibration = method.load().calibrate(run, sites, data.clean_set, own, **data.further)
+    histograms = clean_histograms(run, calibration, data.prepared.clean_set)
+    return Stage(method.name, options, getattr(own, "epsilon", None), sites, calibration, histograms)
+
+
+def _fitted(ground: Ground, stack: Stack, stages: Sequence[Stage]) -> Fitted:
+    classifier, names = ground.run.classifier, [item.method for item in stages]
+    calibration = _together(stages)
+    prepared = without_suspects(ground.data, calibration)
     patch = Patch(
-        method=method.name,
-        source_sha256=model.sha256,
+        method=stack.name,
+        source_sha256=classifier.model.sha256,
         corrections=calibration.corrections,
-        options={**recorded_options(method_options), "seed": settings.seed},
+        options={**joined(names, [recorded_options(item.options) for item in stages]), "seed": ground.settings.seed},
         clean_data_sha256=prepared.clean_set.sha256,
-        preprocess=preprocess.as_json(),
+        preprocess=classifier.preprocess.as_json(),
     )
     images = prepared.clean_set.images(slice(0, _PARITY_IMAGES))
     if calibration.reference_images is not None:
         images = np.concatenate([images, calibration.reference_images])
-    images = _decided(classifier, patch, images)
-    return Fitted(
-        prepared,
-        sites,
-        settings,
-        patch,
-        calibration,
-        images,
-        _reference(classifier, patch, images),
-        _histograms(classifier, patch, prepared.clean_set, settings.batch_size),
-        data.further.get("training_set"),
+    images, reference = reference_answers(classifier, patch, images)
+    training_set = ground.data.further.get("training_set")
+    return Fitted(prepared, ground.settings, tuple(stages), patch, calibration, images, reference, training_set)
+
+
+def _together(stages: Sequence[Stage]) -> Calibration:
+    """The findings of all stages as those of one method."""
+    found = [item.calibration for item in stages]
+    images = [item.reference_images for item in found if item.reference_images is not None]
+    return Calibration(
+        corrections=tuple(chain.from_iterable(item.corrections for item in found)),
+        satisfied=all(item.satisfied for item in found),
+        held_out_before=found[0].held_out_before,
+        held_out_after=found[-1].held_out_after,
+        curve=tuple(chain.from_iterable(item.curve for item in found)),
+        summary=joined([item.method for item in stages], [item.summary for item in found]),
+        reference_images=np.concatenate(images) if images else None,
+        findings=next((item.findings for item in found if item.findings is not None), None),
     )
-
-
-def _histograms(
-    classifier: Classifier, patch: Patch, clean_set: CleanSet, batch_size: int
-) -> dict[str, NDArray[np.float64]]:
-    """Clean activations relative to the patch's bounds, by tensor."""
-    from patcher.calibrate.statistics import bound_histograms
-
-    bounds = [item for item in patch.corrections if isinstance(item, UpperBound)]
-    batches = classifier.batches(clean_set, clean_set.fit[:_HISTOGRAM_IMAGES], batch_size)
-    return bound_histograms(classifier, bounds, batches)
-
-
-def _decided(classifier: Classifier, patch: Patch, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The images whose flag does not hang on rounding: parity asks for the same flags in another runtime."""
-    flag = next((item for item in patch.corrections if isinstance(item, Flag)), None)
-    if flag is None:
-        return images
-    from patcher.calibrate.patched import hangs_on_rounding
-
-    undecided: NDArray[np.bool_] = hangs_on_rounding(classifier, flag, classifier.tensor(images)).cpu().numpy()
-    return images[~undecided]
-
-
-def _reference(classifier: Classifier, patch: Patch, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """What the patched model answers, in PyTorch, by output name."""
-    import torch
-
-    from patcher.calibrate.patched import patch_rewrite, run_branch, run_flag
-
-    pixels, name = classifier.tensor(images), classifier.model.logits
-    second = next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
-    rewrite = patch_rewrite(classifier, [item for item in patch.corrections if item is not second])
-    if isinstance(second, Branch):
-        scores, flags, _ = run_branch(classifier, second, pixels, rewrite=rewrite)
-        return {name: scores.float().cpu().numpy(), FLAG_OUTPUT: flags.cpu().numpy()}
-    if isinstance(second, Flag):
-        scores, unusual, flags = run_flag(classifier, second, pixels, rewrite=rewrite)
-        values = {name: scores.float(), SCORE_OUTPUT: unusual, FLAG_OUTPUT: flags}
-        return {key: value.cpu().numpy() for key, value in values.items()}
-    with torch.no_grad():
-        return {name: classifier.run(pixels, rewrite=rewrite)[name].float().cpu().numpy()}

@@ -9,14 +9,15 @@ is held out. Without one, the result is measured on the training images that are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from patcher.calibrate import Calibration, Method
+from patcher.calibrate import Calibration
+from patcher.calibrate.stack import Stack
 from patcher.data.clean_set import HELD_OUT_SHARE, CleanSet, read_clean_set
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
@@ -43,34 +44,35 @@ class Data:
 
 def read_data(
     model: Model,
-    method: Method,
+    stack: Stack,
     clean_dir: Source | None,
-    method_options: Any,
+    options: Sequence[Any],
     preprocess: Preprocess,
     settings: Settings,
 ) -> Data:
-    """Read what a method needs, and measure the model on it.
+    """Read what methods need, and measure the model on it.
 
     Args:
         model: The classifier.
-        method: The method.
+        stack: The methods; one that needs a training set stands alone.
         clean_dir: Clean images, if any.
-        method_options: The method's own options; for a training set ``train_dir`` among them.
+        options: The methods' own options; for a training set ``train_dir`` among them.
         preprocess: How pictures become the model's input.
         settings: Shared settings.
 
     Raises:
         InputError: The images that the method needs were not given or cannot be used.
     """
-    if method.data == "clean":
+    if all(method.data == "clean" for method in stack.methods):
         if clean_dir is None:
-            raise InputError(f"method {method.name} needs clean images; give them with --clean-dir")
-        prepared = prepare(model, clean_dir, preprocess, settings, least_classes=method.least_classes)
+            raise InputError(f"method {stack.name} needs clean images; give them with --clean-dir")
+        classes = max(method.least_classes for method in stack.methods)
+        prepared = prepare(model, clean_dir, preprocess, settings, least_classes=classes)
         _check_count(prepared.clean_set, settings)
         return Data(prepared, prepared.clean_set)
-    train_dir = method_options.train_dir
+    train_dir = options[0].train_dir
     if train_dir is None:
-        raise InputError(f"method {method.name} needs the training set; give it with --train-dir")
+        raise InputError(f"method {stack.name} needs the training set; give it with --train-dir")
     # A limit is meant for clean images: a training set is judged whole.
     whole = replace(settings, limit_per_class=None)
     if clean_dir is None:
@@ -107,9 +109,13 @@ def without_suspects(data: Data, calibration: Calibration) -> Prepared:
     return replace(data.prepared, clean_set=replace(clean_set, fit=benign))
 
 
-def with_checkpoint(method: Method, output: Source | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_checkpoint(stacks: Sequence[Stack], output: Source | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with a place for the state of a long run: beside the output, where none was named."""
-    if method.data == "training" and output is not None and options.get("checkpoint") is None:
+    if (
+        any(item.data == "training" for stack in stacks for item in stack.methods)
+        and output is not None
+        and options.get("checkpoint") is None
+    ):
         return {**options, "checkpoint": f"{output}.checkpoint"}
     return dict(options)
 

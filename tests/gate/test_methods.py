@@ -37,6 +37,8 @@ def product(**options: list[Any]) -> list[dict[str, Any]]:
 CASES = [
     *[("unit", case) for case in product(granularity=["channel", "element"], bake=["nodes", "folded", "auto"])],
     *[("unit", case) for case in product(flag=[True], branch=["if", "where", "two-files"])],
+    *[("unit", case) for case in product(means=[True], bake=["nodes", "folded"])],
+    *[(pair, {"means": True}) for pair in ("nft+unit", "unit+nft", "unit+bna")],
     *[("unit", case) for case in product(tie_residual=[True], bake=["nodes", "folded", "auto"])],
     *[
         ("nft", case)
@@ -47,6 +49,15 @@ CASES = [
         for case in product(branch=["if", "where", "two-files"], keep_original_output=[False, True], targets=[1, 2])
     ],
     *[("bna", case) for case in product(branch=["if", "where"], learn=["none", "omega"])],
+    *[(pair, case) for pair in ("nft+unit", "unit+nft") for case in product(bake=["nodes", "folded"])],
+    *[("nft+unit", case) for case in product(mask=["plain"], bn_stats=["reestimate"], mask_form=["weights"])],
+    *[("nft+unit", case) for case in product(flag=[True], branch=["if", "where", "two-files"])],
+    *[
+        (pair, case)
+        for pair in ("unit+bna", "nft+bna", "nft+unit+bna")
+        for case in product(branch=["if", "where", "two-files"], bake=["nodes", "folded"], targets=[1, 2])
+    ],
+    *[("unit+bna", case) for case in product(keep_original_output=[True])],
 ]
 
 
@@ -114,7 +125,7 @@ def test_what_the_product_makes_passes(
 ) -> None:
     monkeypatch.setattr(cost, "peak_memory", lambda *_: 1)
     given = {**FAST, **options}
-    if method == "bna":
+    if method.endswith("bna"):
         given["triggers"] = str(folder / f"triggers{given.pop('targets', 1)}.npz")
     original, hardened, clean = folder / f"{name}.onnx", tmp_path / "hardened.onnx", folder / "clean.npz"
     result = patcher.harden(

@@ -22,6 +22,7 @@ from patcher.patch import (
     Bias,
     Branch,
     Correction,
+    MeanBound,
     Normalization,
     Patch,
     Realignment,
@@ -64,6 +65,8 @@ def plain_corrections(draw: st.DrawFn, name: str) -> tuple[Correction, ...]:
     if draw(st.booleans()):
         shape = draw(st.sampled_from([one, (1, 6, 8, 8), ()]))
         found.append(UpperBound("r1", values(draw, shape, st.floats(0, 100, width=32))))
+    if draw(st.booleans()):
+        found.append(MeanBound("r1", values(draw, one, st.floats(0.0625, 100, width=32))))
     if draw(st.booleans()):
         found.append(Weights("w2", values(draw, (6, 6, 3, 3)).astype(np.float32)))
     return tuple(found)

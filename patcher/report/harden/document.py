@@ -14,13 +14,14 @@ from patcher.export.bake import Baked
 from patcher.graph.site import Site
 from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
-from patcher.patch import Correction, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.patch import Correction, MeanBound, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
+from patcher.report.harden.choice import auto_section
 from patcher.report.harden.masks import layer_masks, masks_section
 from patcher.report.harden.notes import notes
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.steps.before_after import Measured
-from patcher.steps.fit import Fitted
+from patcher.steps.fit import Fitted, Stage
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +48,6 @@ def harden_report(
     calibration, prepared = fitted.calibration, fitted.prepared
     reasons = _reasons(fitted, measured)
     labels, names = prepared.clean_set.labels, prepared.clean_set.class_names
-    corrections = {tensor_of(item): item for item in flat_corrections(fitted.patch.corrections)}
     sections: dict[str, Any] = {
         "model": model_section(prepared.model),
         "hardened": {
@@ -66,6 +66,7 @@ def harden_report(
             "satisfied": calibration.satisfied,
             **calibration.summary,
         },
+        **_choice(fitted),
         "before": measured.before.as_json(),
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
@@ -74,18 +75,31 @@ def harden_report(
             "after": per_class(labels, measured.predicted, names),
         },
         "notes": notes(fitted, measured, baked),
-        "sites": [_site(site, corrections.get(site.tensor)) for site in fitted.sites],
+        "sites": [row for stage in fitted.stages for row in _sites(stage)],
         **({"masks": masks_section(fitted.patch)} if layer_masks(fitted.patch) else {}),
         "parity": {"images": parity.images, "checks": [asdict(check) for check in parity.checks]},
-        "curve": [dict(point) for point in calibration.curve],
+        "curve": [{"method": stage.method, **point} for stage in fitted.stages for point in stage.calibration.curve],
     }
     timings = {**seconds, "latency": measured.latency.as_json()}
     return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
 
 
+def _choice(fitted: Fitted) -> dict[str, Any]:
+    clean_set = fitted.prepared.clean_set
+    if fitted.choice is None:
+        return {}
+    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set))}
+
+
 def tensor_of(correction: Correction | Part) -> str:
     """The tensor or initializer that a correction names."""
     return str(getattr(correction, "tensor", None) or getattr(correction, "initializer", ""))
+
+
+def _sites(stage: Stage) -> list[dict[str, Any]]:
+    made = flat_corrections(stage.calibration.corrections)
+    corrections = {tensor_of(item): item for item in made if not isinstance(item, MeanBound)}
+    return [_site(site, corrections.get(site.tensor)) for site in stage.sites]
 
 
 def _site(site: Site, correction: Correction | Part | None) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 
 - ``activations.png``: one panel a site, clean activations relative to their bound, the bound at 1;
 - ``masks.png``: one panel a masked constant, its masks sorted, the floor below them;
-- ``curve.png``: held-out accuracy and tightness over the optimiser's steps.
+- ``curve.png``: held-out accuracy and tightness over the optimiser's steps, one panel a method.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patcher.report.harden.masks import LayerMasks, layer_masks
 from patcher.report.picture import png
-from patcher.steps.fit import Fitted
+from patcher.steps.fit import Fitted, Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,21 +30,22 @@ _BLUE, _RED, _GREY = "#3465a4", "#cc0000", "#888a85"
 def figures(fitted: Fitted) -> dict[str, bytes]:
     """Draw what there is to draw: file name to PNG bytes."""
     drawn: dict[str, bytes] = {}
-    if fitted.histograms:
-        drawn["activations.png"] = png(_activations(fitted))
+    if histograms := {name: shares for stage in fitted.stages for name, shares in stage.histograms.items()}:
+        drawn["activations.png"] = png(_activations(histograms))
     if layers := layer_masks(fitted.patch):
         drawn["masks.png"] = png(_masks(layers))
-    if len(fitted.calibration.curve) > 1 and "tightness" in fitted.calibration.curve[0]:
-        drawn["curve.png"] = png(_curve(fitted))
+    curves = [stage for stage in fitted.stages if len(stage.calibration.curve) > 1]
+    if curves := [stage for stage in curves if "tightness" in stage.calibration.curve[0]]:
+        drawn["curve.png"] = png(_curves(curves))
     return drawn
 
 
-def _activations(fitted: Fitted) -> Figure:
+def _activations(histograms: Mapping[str, NDArray[np.float64]]) -> Figure:
     """A grid of histograms, logarithmic counts."""
-    names = list(fitted.histograms)
+    names = list(histograms)
     figure, panels = _grid(names)
     for panel, name in zip(panels, names, strict=True):
-        shares = fitted.histograms[name]
+        shares = histograms[name]
         edges = np.linspace(0, _HISTOGRAM_LIMIT, len(shares) + 1)
         panel.stairs(shares, edges, fill=True, color=_BLUE)
         panel.axvline(1, color=_RED, linewidth=1.2)
@@ -92,19 +94,24 @@ def _grid(names: Sequence[str]) -> tuple[Figure, list[Any]]:
     return figure, list(axes[: len(names)])
 
 
-def _curve(fitted: Fitted) -> Figure:
-    """Two lines over the steps, the condition, and the kept step."""
+def _curves(stages: Sequence[Stage]) -> Figure:
+    """One panel a method."""
     from matplotlib.figure import Figure
 
-    calibration = fitted.calibration
+    figure = Figure(figsize=(7, 3.6 * len(stages)), layout="constrained")
+    for panel, stage in zip(figure.subplots(len(stages), squeeze=False).ravel(), stages, strict=True):
+        _curve(panel, stage)
+    return figure
+
+
+def _curve(left: Any, stage: Stage) -> None:
+    """Two lines over the steps, the condition, and the kept step."""
+    calibration = stage.calibration
     steps = [point["step"] for point in calibration.curve]
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    left = figure.subplots()
     accuracy = [100 * point["held_out_accuracy"] for point in calibration.curve]
     left.plot(steps, accuracy, color=_BLUE, marker=".", label="held-out accuracy")
-    epsilon = fitted.patch.options.get("epsilon")
-    if epsilon is not None:
-        limit = 100 * (calibration.held_out_before - epsilon)
+    if stage.epsilon is not None:
+        limit = 100 * (calibration.held_out_before - stage.epsilon)
         left.axhline(limit, color=_BLUE, linestyle=":", linewidth=1, label="lowest allowed")
     left.set_xlabel("optimiser step")
     left.set_ylabel("accuracy, %", color=_BLUE)
@@ -116,8 +123,7 @@ def _curve(fitted: Fitted) -> Figure:
     if kept is not None:
         left.axvline(kept, color=_GREY, linestyle="--", linewidth=1, label=f"kept: step {kept}")
     left.legend(loc="best", fontsize=8)
-    left.set_title("calibration", fontsize=10)
-    return figure
+    left.set_title(f"calibration: {stage.method}", fontsize=10)
 
 
 def _shortened(name: str) -> str:

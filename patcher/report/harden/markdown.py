@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from patcher.report.harden.choice import auto_lines
 from patcher.report.harden.masks import MASK_HEADER, suppressed_rows
 from patcher.report.harden.rows import before_after
 from patcher.report.report import Report
@@ -29,6 +30,7 @@ def render(report: Report, pictures: Sequence[str] = ()) -> str:
         "",
     ]
     lines += [f"- {reason}" for reason in report.reasons] + ([""] if report.reasons else [])
+    lines += [*auto_lines(document), ""] if "auto" in document else []
     lines += table(("", "before", "after"), before_after(document))
     lines += ["", *(f"- {note}" for note in document["notes"])] if document["notes"] else []
     lines += ["", "Shares carry their 95 % Wilson interval.", "", "## Sites", ""]

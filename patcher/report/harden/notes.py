@@ -41,12 +41,13 @@ def _images(fitted: Fitted, measured: Measured) -> Iterator[str]:
 
 
 def _start(fitted: Fitted) -> Iterator[str]:
-    start, wanted = fitted.calibration.summary.get("start_z"), fitted.patch.options.get("z")
-    if start is not None and wanted is not None and start > wanted:
-        yield (
-            f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
-            f"up to {start:g}"
-        )
+    for stage in fitted.stages:
+        start, wanted = stage.calibration.summary.get("start_z"), getattr(stage.options, "z", None)
+        if start is not None and wanted is not None and start > wanted:
+            yield (
+                f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
+                f"up to {start:g}"
+            )
 
 
 def _flagged(fitted: Fitted) -> Iterator[str]:

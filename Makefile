@@ -13,7 +13,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: help demo test lint types format sample freeze clean clean-venv
+UV ?= uv
+
+.PHONY: help demo test lint types format sample audit locked freeze hashes clean clean-venv
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +23,8 @@ help:
 	@echo 'make test    install with the development tools, then run the tests'
 	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
+	@echo 'make audit   look the pinned packages up among known vulnerabilities; skipped without a network'
+	@echo 'make locked  install by hash, with the development tools'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
 
 demo: $(VENV)/.installed
@@ -55,6 +59,26 @@ format: $(VENV)/.installed-dev
 
 sample: $(VENV)/.installed-dev
 	$(BIN)/python samples/train_digits.py
+
+# pip-audit asks PyPI for the advisories on each pinned package, and installs nothing.
+audit: $(VENV)/.installed-dev
+	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
+	then $(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt --progress-spinner off; \
+	else echo 'audit: SKIPPED, no index of advisories can be reached (pypi.org)'; fi
+
+# pip wants a hash for all or for none, and a working tree has no hash: so packages first, then the tree alone.
+locked: constraints.hashes.txt | $(BIN)/python
+	$(PIP) install -q --no-deps --require-hashes -r constraints.hashes.txt
+	$(PIP) install -q --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) '$(TORCH)'
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.torch $(VENV)/.installed $(VENV)/.installed-dev
+
+# uv reads the hashes of all files of a version from the index; it is needed for nothing else.
+hashes:
+	@sed -n '/^#/p' constraints.hashes.txt > hashes.new
+	@grep -v -E '^(#|torch==)' constraints.txt | $(UV) pip compile -q --no-deps --no-header --no-annotate \
+	  --generate-hashes --python-version 3.11 - >> hashes.new
+	@mv hashes.new constraints.hashes.txt
 
 freeze:
 	@sed -n '/^#/p' constraints.txt > constraints.new

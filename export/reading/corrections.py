@@ -219,7 +219,8 @@ class _Reader:
         """Initializers with other values that no mask explains."""
         for tensor in self.graph.initializer:
             new = self.after.constants.get(tensor.name)
-            if new is None or tensor.name in self.masked or new.dims != tensor.dims:
+            alike = new is not None and new.dims == tensor.dims and new.data_type == tensor.data_type
+            if not alike or tensor.name in self.masked:
                 continue
             before, after = self.before.value(tensor.name), self.after.value(tensor.name)
             if after is not None and before is not None and before.tobytes() != after.tobytes():

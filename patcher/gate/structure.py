@@ -131,7 +131,10 @@ def _fits(item: Addition, allowed: Changes, sites: frozenset[str], subject: Subj
 
 def _is_mask(tensor: onnx.TensorProto) -> bool:
     """Whether a factor on a weight is one value from 0 to 1 a channel."""
-    values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    try:
+        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    except (ValueError, TypeError):
+        return False
     axes = sum(length != 1 for length in values.shape)
     return axes <= 1 and bool(np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all())
 

@@ -23,6 +23,7 @@ from onnx.external_data_helper import set_external_data
 from patcher.errors import InputError
 from patcher.files import staged_file
 from patcher.model.external import all_tensors, inline_external_data
+from patcher.model.subgraphs import walk
 
 # protobuf cannot serialise more; the margin leaves room for the metadata keys added later.
 INLINE_LIMIT = 2**31 - 2**20
@@ -123,7 +124,23 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
         raise InputError(f"{name}: not an ONNX model, or truncated ({len(content)} bytes read)") from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise InputError(f"{name}: not an ONNX model (no graph in {len(content)} bytes)")
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        # protobuf hands on as bytes what is no text.
+        raise InputError(f"{name}: not a valid ONNX model: a name in it is no UTF-8 text")
     return proto
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[object]:
+    """Names of everything in a model, and its metadata."""
+    for entry in proto.metadata_props:
+        yield from (entry.key, entry.value)
+    yield from (item.domain for item in proto.opset_import)
+    graph = proto.graph
+    yield from (item.name for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer))
+    for body in (graph.node, *(function.node for function in proto.functions)):
+        for node in walk(body):
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (item.name for item in node.attribute)
 
 
 def fits_inline(proto: onnx.ModelProto) -> bool:

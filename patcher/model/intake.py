@@ -67,7 +67,7 @@ def convert_opset(proto: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, s
         return proto, ""
     try:
         converted = onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, onnx.shape_inference.InferenceError) as error:
         raise UnsupportedGraphError(
             f"{name}: opset {opset} cannot be converted to {CONVERTED_OPSET} ({one_line(error)}); export it again"
         ) from error
@@ -167,7 +167,10 @@ def _without_tail(proto: onnx.ModelProto, name: str) -> str:
 
 def _float_values(proto: onnx.ModelProto, names: set[str]) -> list[onnx.ValueInfoProto]:
     """Types of tensors that nodes compute, where they are floats."""
-    inferred = onnx.shape_inference.infer_shapes(proto).graph if fits_inline(proto) else proto.graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto).graph if fits_inline(proto) else proto.graph
+    except onnx.shape_inference.InferenceError:
+        inferred = proto.graph
     produced = {output for node in proto.graph.node for output in node.output}
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     return [

@@ -39,6 +39,17 @@ _LEVELS: dict[str, str] = dict(zip(get_args(OptimizationLevel), _NAMES, strict=T
 _FATAL_ONLY = 4
 
 
+class _Threads:
+    """Threads within an operator, where a process has a share of the cores only."""
+
+    count: int | None = None
+
+
+def limit_threads(count: int) -> None:
+    """From here on, sessions that name no number of threads get this one; for a process among several."""
+    _Threads.count = count
+
+
 def create_session(
     model: bytes | str | os.PathLike[str],
     *,
@@ -52,7 +63,7 @@ def create_session(
         model: Serialised model, or the path of a model file.
         providers: Execution providers in order of preference; each of them must be there.
         optimization: Graph optimisation level.
-        threads: Threads within an operator; ``None`` lets onnxruntime choose.
+        threads: Threads within an operator; ``None`` for `limit_threads`, or lets onnxruntime choose.
 
     Returns:
         The session, with fallback to other providers disabled.
@@ -65,8 +76,8 @@ def create_session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimization])
     options.log_severity_level = _FATAL_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if threads is not None or _Threads.count is not None:
+        options.intra_op_num_threads = threads or _Threads.count
     source = model if isinstance(model, bytes) else str(Path(model))
     try:
         session = onnxruntime.InferenceSession(source, options, providers=list(providers))

@@ -58,33 +58,41 @@ def complain(outcome: str, reasons: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a progress callback: bars with the time left on a terminal, else a line every half minute, on stderr."""
+def progress_bar(quiet: bool, *, rate: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a progress callback: bars with the time left on a terminal, else a line every half minute, on stderr.
+
+    Args:
+        quiet: Say nothing.
+        rate: Say how many steps a minute are done, too.
+    """
     if quiet:
         yield no_progress
     elif not sys.stderr.isatty():
-        yield ProgressLines()
+        yield ProgressLines(rate=rate)
     else:
-        yield from _bars()
+        yield from _bars(rate)
 
 
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _bars(rate: bool) -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     tasks: dict[str, TaskID] = {}
+    begun: dict[str, float] = {}
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([TextColumn("{task.fields[rate]}")] if rate else []),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
 
     def update(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done, total=total)
+            tasks[what], begun[what] = bars.add_task(what, total=total, rate=""), time.monotonic()
+        speed = _rate(done, time.monotonic() - begun[what])
+        bars.update(tasks[what], completed=done, total=total, rate=speed)
 
     with bars:
         yield update
@@ -95,10 +103,11 @@ class ProgressLines:
 
     Args:
         clock: Seconds, for tests.
+        rate: Say how many steps a minute are done, too.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, rate: bool = False) -> None:
+        self._clock, self._rate = clock, rate
         self._begun: dict[str, float] = {}
         self._last = clock()
 
@@ -109,8 +118,13 @@ class ProgressLines:
         if now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
+        speed = f", {_rate(done, now - begun)}" if self._rate and now > begun else ""
         left = f", about {_duration((now - begun) / done * (total - done))} left" if done and now > begun else ""
-        print(f"patcher: {printable(what)}: {done} of {total}{left}", file=sys.stderr, flush=True)
+        print(f"patcher: {printable(what)}: {done} of {total}{speed}{left}", file=sys.stderr, flush=True)
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f"{60 * done / seconds:.3g} a minute" if seconds > 0 else ""
 
 
 def _duration(seconds: float) -> str:

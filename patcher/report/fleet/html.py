@@ -31,11 +31,13 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { border-bottom: 1px solid var(--line); padding: 6px 10px; text-align: left; vertical-align: top }
 th { background: var(--soft); white-space: nowrap } td { overflow-wrap: anywhere }
 th button { font: inherit; font-weight: 600; border: 0; background: none; padding: 0; cursor: pointer }
-th[aria-sort=ascending] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
+th[aria-sort=ascending] button::after { content: " \\2191" }
+th[aria-sort=descending] button::after { content: " \\2193" }
 .word { font-weight: 600; white-space: nowrap } .number { text-align: right; white-space: nowrap }
 .code0 { color: var(--good); border-color: var(--good) } .code1 { color: var(--bad); border-color: var(--bad) }
 .code2, .code3 { color: var(--mild); border-color: var(--mild) }
-.verdict p, .verdict h1 { color: #1c2128 } img { display: inline-block; margin: 0 4px 4px 0; border: 1px solid var(--line) }
+.verdict p, .verdict h1 { color: #1c2128 }
+img { display: inline-block; margin: 0 4px 4px 0; border: 1px solid var(--line) }
 .why { font-size: 13px; max-width: 420px } code { font-size: 12.5px }
 """
 _SCRIPT = """

@@ -54,22 +54,22 @@ def attempt(task: Task, inputs: Files) -> Outcome:
 
 
 def _ranking(task: Task, inputs: Files) -> Files:
-    return {FIGURES: pack(_opened(task.arguments).stages.ranking())}
+    return {FIGURES: pack(_opened(task).stages.ranking())}
 
 
 def _family(task: Task, inputs: Files) -> Files:
     ranking = unpack(Ranking, inputs[f"ranking/{FIGURES}"])
-    return {FIGURES: pack(_opened(task.arguments).stages.family(task.detail[0], ranking.targets))}
+    return {FIGURES: pack(_opened(task).stages.family(task.detail[0], ranking.targets))}
 
 
 def _source(task: Task, inputs: Files) -> Files:
     family, target = task.detail
-    return {FIGURES: pack(Alone(_opened(task.arguments).stages.alone(family, int(target))))}
+    return {FIGURES: pack(Alone(_opened(task).stages.alone(family, int(target))))}
 
 
 def _judge(task: Task, inputs: Files) -> Files:
     """Join what the others found, in the order of the scan, however it came."""
-    opened = _opened(task.arguments)
+    opened = _opened(task)
     ranking = unpack(Ranking, inputs[f"ranking/{FIGURES}"])
     names = opened.options.families
     families = [unpack(FamilyFigures, inputs[f"family/{name}/{FIGURES}"]) for name in names]
@@ -131,12 +131,13 @@ _DO: Mapping[Kind, Callable[[Task, Files], Files]] = {
 class _Open:
     """The scan that was opened last."""
 
-    of: Mapping[str, Any] | None = None
+    of: tuple[Mapping[str, Any], tuple[str, ...]] | None = None
     scan: OpenScan | None = None
 
 
-def _opened(arguments: Mapping[str, Any]) -> OpenScan:
-    if _Open.scan is None or _Open.of != arguments:
+def _opened(task: Task) -> OpenScan:
+    wanted = (task.arguments, task.digests)
+    if _Open.scan is None or _Open.of != wanted:
         _Open.scan = None  # before the next is read: two models need not fit
-        _Open.scan, _Open.of = open_scan(**arguments), arguments
+        _Open.scan, _Open.of = open_scan(**task.arguments), wanted
     return _Open.scan

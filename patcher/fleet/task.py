@@ -49,12 +49,14 @@ class Task:
         kind: What is done.
         detail: Which family, target or method.
         arguments: Keyword arguments, plain values and `Content`.
+        digests: Of the contents, once paths stand in their place.
     """
 
     model: str
     kind: Kind
     detail: tuple[str, ...]
     arguments: Mapping[str, Any] = field(repr=False)
+    digests: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -68,7 +70,8 @@ class Task:
 
     def located(self, locate: Callable[[Content], str]) -> Task:
         """The same with paths for contents, as the process that does it needs them."""
-        return replace(self, arguments=map_contents(self.arguments, locate))
+        digests = tuple(content.sha256 for content in contents_of(self.arguments))
+        return replace(self, arguments=map_contents(self.arguments, locate), digests=digests)
 
 
 @dataclass(frozen=True)

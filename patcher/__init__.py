@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from patcher.commands.verify import GateResult, verify
 
 # Name to the module of `patcher.commands` that holds it: loaded on first use, and torch only where it is needed.
-# `patcher.calibrate(...)` is there as well: that sub-package can be called.
+# `patcher.calibrate(...)` and `patcher.fleet(...)` are there as well: those sub-packages can be called.
 _API = {
     "AuditResult": "audit_data",
     "CalibrateResult": "calibrate",
@@ -75,6 +75,6 @@ def __getattr__(name: str) -> Any:
     """Load the API on first use."""
     if name in _API:
         return getattr(importlib.import_module(f"patcher.commands.{_API[name]}"), name)
-    if name == "calibrate":
-        return importlib.import_module("patcher.calibrate")
+    if name in ("calibrate", "fleet"):
+        return importlib.import_module(f"patcher.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 # What a process needs to find its files and to run as fast as its parent; PYTHON* and LD_* are not among it.
@@ -17,6 +18,7 @@ _START = (
     "runpy.run_module(sys.argv.pop(1), None, '__main__', alter_sys=True)"
 )
 _PACKAGES = ("patcher", "numpy", "onnxruntime")
+_NO_LIMIT = 2**62
 
 
 def run_module(module: str, *arguments: str, seconds: float) -> bytes:
@@ -36,8 +38,7 @@ def run_module(module: str, *arguments: str, seconds: float) -> bytes:
         OSError: The process cannot be started.
         subprocess.SubprocessError: It fails or takes too long.
     """
-    folders = dict.fromkeys(folder for name in _PACKAGES if (folder := _folder(name)))
-    command = [sys.executable, "-I", "-c", _START, "\n".join(folders), module, *arguments]
+    command = module_command(module, *arguments, folders=[_folder(name) for name in _PACKAGES])
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     finished = subprocess.run(
         command,
@@ -49,6 +50,35 @@ def run_module(module: str, *arguments: str, seconds: float) -> bytes:
         cwd=Path(__file__).resolve().parent,
     )
     return finished.stdout
+
+
+def module_command(module: str, *arguments: str, folders: Iterable[str]) -> list[str]:
+    """The command line that runs one of this package's modules in isolated mode.
+
+    Args:
+        module: Full name of the module.
+        arguments: What it gets as ``sys.argv[1:]``.
+        folders: Where packages are found, behind what isolated mode finds by itself; empty ones are left out.
+    """
+    found = dict.fromkeys(folder for folder in folders if folder)
+    return [sys.executable, "-I", "-c", _START, "\n".join(found), module, *arguments]
+
+
+def resident_bytes(process: int) -> int:
+    """Resident memory of a process; 0 where the system does not say."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_budget(share: float) -> int:
+    """Bytes that are a share of the machine's memory; without limit where the system does not say."""
+    try:
+        return int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return _NO_LIMIT
 
 
 def _folder(package: str) -> str:

@@ -40,6 +40,17 @@ _LEVELS: dict[str, str] = dict(zip(get_args(OptimizationLevel), _NAMES, strict=T
 _FATAL_ONLY = 4
 
 
+class _Threads:
+    """Threads within an operator, where a process has a share of the cores only."""
+
+    count: int | None = None
+
+
+def limit_threads(count: int) -> None:
+    """From here on, sessions that name no number of threads get this one; for a process among several."""
+    _Threads.count = count
+
+
 def create_session(
     model: bytes | str | os.PathLike[str],
     *,
@@ -53,7 +64,7 @@ def create_session(
         model: Serialised model, or the path of a model file.
         providers: Execution providers in order of preference; each of them must be there.
         optimization: Graph optimisation level.
-        threads: Threads within an operator; ``None`` lets onnxruntime choose.
+        threads: Threads within an operator; ``None`` for `limit_threads`, or lets onnxruntime choose.
 
     Returns:
         The session, with fallback to other providers disabled.
@@ -68,8 +79,8 @@ def create_session(
     options.log_severity_level = _FATAL_ONLY
     # ONNX Runtime would take bytes with another format's mark in them for that format, whatever else they are.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if threads is not None or _Threads.count is not None:
+        options.intra_op_num_threads = threads or _Threads.count
     source = model if isinstance(model, bytes) else str(Path(model))
     try:
         session = onnxruntime.InferenceSession(source, options, providers=list(providers))

@@ -16,6 +16,7 @@ that is abnormally small beside those of the other targets.
     effect          where a trigger sends images of each class
     amplification   from the smallest change to one worth defending against
     stages          the stages, from images to figures
+    parts           a scan in parts that can be computed apart, and how they are joined
     figures         what the stages found of each target
     outliers        outlier score, ratio and gap over the sizes of all targets
     target_verdict  from a target's figures to ``backdoor``, ``suspicious``, ``clean`` or ``inconclusive``

@@ -24,10 +24,11 @@ from patcher.calibrate.scan.effect import Effect, measure_effect
 from patcher.calibrate.scan.figures import Candidate, Findings, Searched, SingleSource, Universal
 from patcher.calibrate.scan.goal import ANYWHERE, Goal, eligible
 from patcher.calibrate.scan.inversion import Inverted
-from patcher.calibrate.scan.latent import LatentSpace, latent_distances, latent_space
-from patcher.calibrate.scan.one_way import OneWay, is_open, one_ways
+from patcher.calibrate.scan.latent import latent_distances, latent_space
+from patcher.calibrate.scan.one_way import is_open, one_ways
 from patcher.calibrate.scan.options import Options
 from patcher.calibrate.scan.outliers import outliers
+from patcher.calibrate.scan.parts import FamilyFigures, Ranking, join
 from patcher.calibrate.scan.ranking import maximum_margins
 from patcher.calibrate.scan.rounds import Rounds
 from patcher.calibrate.scan.single_sources import single_sources
@@ -58,36 +59,14 @@ def search(
         options: What to search.
         thresholds: For the agreement of seeds and the sources.
     """
-    stages = _Stages(run, clean_set, predicted, options, thresholds)
-    space = stages.latent_space()
-    distances = latent_distances(space) if space else None
-    ways = one_ways(space)
-    targets = stages.targets(distances)
-    candidates: list[Candidate] = []
-    universal: list[Universal] = []
-    searched: list[Searched] = []
-    for family in options.families:
-        singles, anywhere, record = stages.family(family, targets)
-        candidates += singles
-        universal.append(anywhere)
-        searched.append(record)
-    classes = run.classifier.model.num_classes
-    return Findings(
-        tuple(sorted(candidates, key=lambda item: item.target)),
-        tuple(universal),
-        targets,
-        tuple(searched),
-        distances,
-        ways,
-        stages.single_sources(targets, distances, ways),
-        ranked=len(targets) < classes > _INVERT_ALL,
-        classes=classes,
-        precision=stages.rounds.precision,
-    )
+    return Stages(run, clean_set, predicted, options, thresholds).search()
 
 
-class _Stages:
-    """The run, the clean images and the options that all stages work with."""
+class Stages:
+    """The run, the clean images and the options that all stages work with; arguments as `search`.
+
+    `ranking` comes first; what else is called, in which order and by how many processes changes no figure.
+    """
 
     def __init__(
         self,
@@ -104,12 +83,35 @@ class _Stages:
         self.shape = clean_set.shape
         self.decide = clean_set.deciding
 
-    def latent_space(self) -> LatentSpace | None:
-        """The last layer on clean images."""
-        chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
-        return latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
+    def search(self) -> Findings:
+        """The whole scan, part by part."""
+        ranking, families = self.ranking(), self.options.families
+        alone = [(family, target) for family in families for target in ranking.alone]
+        found = [self.family(family, ranking.targets) for family in families]
+        return join(ranking, found, [item for part in alone for item in self.alone(*part)])
 
-    def targets(self, distances: NDArray[np.float64] | None) -> tuple[int, ...]:
+    def ranking(self) -> Ranking:
+        """The targets, and what is known without any form of trigger."""
+        chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
+        space = latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
+        distances = latent_distances(space) if space else None
+        ways = one_ways(space)
+        targets = self._targets(distances)
+        order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
+        pointed = [way.target for way in ways if is_open(way) and way.target in targets]
+        classes = self.classifier.model.num_classes
+        return Ranking(
+            targets=targets,
+            distances=distances,
+            one_ways=tuple(ways),
+            # The targets of ways that no clean model has, and the first by rank if asked.
+            alone=tuple(dict.fromkeys([*pointed, *order[: self.options.sources]])),
+            ranked=len(targets) < classes > _INVERT_ALL,
+            classes=classes,
+            precision=self.rounds.precision,
+        )
+
+    def _targets(self, distances: NDArray[np.float64] | None) -> tuple[int, ...]:
         """Targets to search: all, or the first by rank."""
         classes = self.classifier.model.num_classes
         order = np.arange(classes)
@@ -124,17 +126,11 @@ class _Stages:
         steps, batch_size = _RANKING_STEPS, self.batch_size
         return maximum_margins(self.classifier, starts, steps=steps, batch_size=batch_size, progress=self.progress)
 
-    def single_sources(
-        self, targets: Sequence[int], distances: NDArray[np.float64] | None, ways: Sequence[OneWay]
-    ) -> tuple[SingleSource, ...]:
-        """Each source alone: for the targets of ways that no clean model has, and for the first by rank if asked."""
-        order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
-        pointed = [way.target for way in ways if is_open(way) and way.target in targets]
-        wanted = list(dict.fromkeys([*pointed, *order[: self.options.sources]]))
-        families = self.options.families
-        return single_sources(self.rounds.search, self.clean_set, self.predicted, families, wanted, self.thresholds)
+    def alone(self, family: str, target: int) -> tuple[SingleSource, ...]:
+        """Each source class alone, in one family and to one target."""
+        return single_sources(self.rounds.search, self.clean_set, self.predicted, [family], [target], self.thresholds)
 
-    def family(self, family: str, targets: Sequence[int]) -> tuple[list[Candidate], Universal, Searched]:
+    def family(self, family: str, targets: Sequence[int]) -> FamilyFigures:
         """Search, repeat, try: the figures of one family."""
         started = time.perf_counter()
         goals = [Goal(target) for target in targets]
@@ -152,7 +148,7 @@ class _Stages:
             seconds=time.perf_counter() - started,
             stopped=stopped,
         )
-        return candidates, universal, record
+        return FamilyFigures(tuple(candidates), universal, record)
 
     def _candidate(self, family: str, found: Sequence[Inverted]) -> Candidate:
         best = _best(found)

@@ -32,6 +32,7 @@ _COMMANDS = {
     "show": ("show", "Show what a patch changes."),
     "verify": ("verify", "The release gate: may the hardened model ship?"),
     "policy": ("policy", "Write or check the gate's policy file."),
+    "fleet": ("fleet", "Scan, harden and verify many models, on one machine or a cluster."),
     "evaluate": ("evaluate", "Measure ACC, and ASR and SIA of triggered images."),
 }
 

@@ -66,6 +66,12 @@ OUTCOMES: Mapping[str, tuple[Outcome, ...]] = {
         Outcome("pass", 0, "every check passed, was skipped or is suppressed"),
         Outcome("fail", 1, "a check failed or could not be run"),
     ),
+    "fleet": (
+        Outcome("pass", 0, "every model ends with 0"),
+        Outcome("fail", 1, "a model ends with 1"),
+        Outcome("inconclusive", COULD_NOT_DECIDE, "none with 1, one with 2 or an error"),
+        Outcome("not applicable", NOT_APPLICABLE, "none with 1 or 2, one with 3"),
+    ),
 }
 
 

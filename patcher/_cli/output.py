@@ -59,34 +59,42 @@ def complain(outcome: str, reasons: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a progress callback: bars with the time left on a terminal, else a line every half minute, on stderr."""
+def progress_bar(quiet: bool, *, rate: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a progress callback: bars with the time left on a terminal, else a line every half minute, on stderr.
+
+    Args:
+        quiet: Say nothing.
+        rate: Say how many steps a minute are done, too.
+    """
     if quiet:
         yield no_progress
     elif not sys.stderr.isatty():
-        with ProgressLines() as lines:
+        with ProgressLines(rate=rate) as lines:
             yield lines
     else:
-        yield from _bars()
+        yield from _bars(rate)
 
 
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def _bars(rate: bool) -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     tasks: dict[str, TaskID] = {}
+    begun: dict[str, float] = {}
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([TextColumn("{task.fields[rate]}")] if rate else []),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
 
     def update(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done, total=total)
+            tasks[what], begun[what] = bars.add_task(what, total=total, rate=""), time.monotonic()
+        speed = _rate(done, time.monotonic() - begun[what])
+        bars.update(tasks[what], completed=done, total=total, rate=speed)
 
     with bars:
         yield update
@@ -99,10 +107,11 @@ class ProgressLines:
 
     Args:
         clock: Seconds, for tests.
+        rate: Say how many steps a minute are done, too.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, rate: bool = False) -> None:
+        self._clock, self._rate = clock, rate
         self._started = self._last = clock()
         self._begun: dict[str, float] = {}
         self._state: tuple[str, int, int] | None = None
@@ -137,11 +146,16 @@ class ProgressLines:
         if done >= total:
             return f"{printable(what)}: done; checking and measuring, {_duration(now - self._started)} so far"
         left = f", about {_duration(spent / done * (total - done))} left" if done and spent > 0 else ""
-        return f"{printable(what)}: {done} of {total}{left}"
+        speed = f", {_rate(done, spent)}" if self._rate and spent > 0 else ""
+        return f"{printable(what)}: {done} of {total}{speed}{left}"
 
     def _watch(self) -> None:
         while not self._over.wait(_SECONDS_BETWEEN_LINES / 10):
             self.say()
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f"{60 * done / seconds:.3g} a minute" if seconds > 0 else ""
 
 
 def _duration(seconds: float) -> str:

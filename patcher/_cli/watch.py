@@ -20,12 +20,12 @@ from typing import Any
 import click
 
 from patcher._cli.help import option
+from patcher.child import memory_budget, resident_bytes
 from patcher.errors import InputError
 
 _SHORTEST_NAP, _LONGEST_NAP = 0.005, 0.1
 _GIB = 2**30
 _SHARE = 0.75
-_NO_LIMIT = 2**62
 
 
 class _Watch:
@@ -75,7 +75,7 @@ def _wait(child: int, seconds: float) -> int:
     Raises:
         InputError: It took too long or too much memory, or crashed.
     """
-    deadline, budget, nap = time.monotonic() + seconds, _memory_budget(), _SHORTEST_NAP
+    deadline, budget, nap = time.monotonic() + seconds, memory_budget(_SHARE), _SHORTEST_NAP
     with _ending(child):
         while True:
             found, status = os.waitpid(child, os.WNOHANG)
@@ -83,7 +83,7 @@ def _wait(child: int, seconds: float) -> int:
                 break
             if time.monotonic() > deadline:
                 raise InputError(f"not finished after {seconds:g} s and ended; allow more with --timeout")
-            if (used := _memory(child)) > budget:
+            if (used := resident_bytes(child)) > budget:
                 raise InputError(f"ended at {used / _GIB:.1f} GiB of memory; {budget / _GIB:.1f} GiB are allowed here")
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
@@ -109,19 +109,3 @@ def _ending(child: int) -> Iterator[None]:
                 end(child, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
-
-
-def _memory_budget() -> int:
-    try:
-        return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError):
-        return _NO_LIMIT
-
-
-def _memory(child: int) -> int:
-    """Resident bytes of the child."""
-    try:
-        pages = int(Path(f"/proc/{child}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

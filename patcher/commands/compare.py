@@ -116,7 +116,7 @@ def compare(
             failures[name] = str(error)
     if not results:
         raise NotApplicableError("; ".join(failures.values()))
-    best, reason = _best(results)
+    best, reason = choose_best({name: result.as_json() for name, result in results.items()})
     comparison = Comparison(results, failures, best, reason)
     if report_dir is not None:
         lines = ["# patcher compare", "", *table(comparison.header(), comparison.rows()), "", reason]
@@ -138,18 +138,24 @@ def _options_of(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return given | {name: value for stack in stacks_of(method) for name, value in relevant(stack, options).items()}
 
 
-def _best(results: Mapping[str, HardenResult]) -> tuple[str | None, str]:
-    passed = {name: result for name, result in results.items() if result.passed}
+def choose_best(reports: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str]:
+    """The method to use, and why.
+
+    Args:
+        reports: ``report.json`` of each method, in order.
+    """
+    passed = {name: report for name, report in reports.items() if report["verdict"] == "pass"}
     if not passed:
         return None, "no method met the accuracy condition; nothing was written under the output's name"
-    attacks = {name: result.attack for name, result in passed.items()}
-    if None in attacks.values():
+    attacks = {name: report["after"].get("attack") for name, report in passed.items()}
+    if not all(attacks.values()):
         first = next(iter(passed))
         return first, f"{first}: the first that met the accuracy condition; give --triggered to compare attacks"
 
     def quality(name: str) -> tuple[float, float]:
-        attack = attacks[name]
-        return attack.asr.after.value if attack else 1.0, -passed[name].accuracy.after.value
+        after = passed[name]["after"]
+        accuracy = after["held_out"] if after["held_out"]["count"] else after["fit"]
+        return attacks[name]["ASR"]["value"], -accuracy["value"]
 
     best = min(passed, key=quality)
     return best, f"{best}: the lowest attack success among those that met the accuracy condition"

@@ -22,7 +22,7 @@ from patcher.calibrate.run import Run
 from patcher.calibrate.scan.figures import Findings
 from patcher.calibrate.scan.model_verdict import Decision, decide
 from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB, Options
-from patcher.calibrate.scan.stages import search
+from patcher.calibrate.scan.stages import Stages
 from patcher.calibrate.scan.target_verdict import Level, Thresholds
 from patcher.data.preprocess import resolve_preprocess
 from patcher.errors import InputError
@@ -34,7 +34,7 @@ from patcher.report.report import Report, Reported
 from patcher.report.scan.document import scan_report
 from patcher.report.scan.files import write_scan
 from patcher.settings import Settings, refuse_unknown, split_options
-from patcher.steps.prepare import prepare
+from patcher.steps.prepare import Prepared, prepare
 from patcher.triggers.trigger import Trigger
 
 if TYPE_CHECKING:
@@ -97,20 +97,60 @@ def scan(
     """
     started = time.perf_counter()
     check_report_dir(report_dir)
-    settings, scan_options, thresholds = _read_options(options)
+    opened = open_scan(
+        model, clean_dir=clean_dir, memory_mib=memory_mib, preprocess=preprocess, progress=progress, **options
+    )
+    findings = opened.stages.search()
+    return opened.judge(findings, time.perf_counter() - started, report_dir)
+
+
+@dataclass(frozen=True)
+class OpenScan:
+    """A scan whose model and images are read, and of which nothing is searched yet.
+
+    Attributes:
+        prepared: The model and the images.
+        settings: Shared settings.
+        options: What is searched.
+        thresholds: What makes a backdoor.
+        stages: The searches.
+    """
+
+    prepared: Prepared
+    settings: Settings
+    options: Options
+    thresholds: Thresholds
+    stages: Stages
+
+    def judge(self, findings: Findings, seconds: float, report_dir: Source | None) -> ScanResult:
+        """Verdict and report of what was found; a report folder is written where one is given."""
+        decision = decide(findings, self.thresholds, self.prepared.clean_set.class_names)
+        ran = {"seed": self.settings.seed, **asdict(self.options), "thresholds": asdict(self.thresholds)}
+        report = scan_report(self.prepared, findings, decision, ran, {"scan_s": seconds})
+        if report_dir is not None:
+            write_scan(report, Path(report_dir), self.prepared, findings, decision)
+        return ScanResult(report, decision, findings)
+
+
+def open_scan(
+    model: Source | bytes | onnx.ModelProto,
+    *,
+    clean_dir: Source,
+    memory_mib: int = DEFAULT_MEMORY_MIB,
+    preprocess: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> OpenScan:
+    """Read everything a scan needs and measure the model; arguments and errors as `scan`."""
+    settings, scan_options, thresholds = read_scan_options(options)
     read = read_model(model)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     prepared = prepare(read, clean_dir, resolved, settings)
     classifier = Classifier(read, resolved, device=choose_device(settings.device))
     size = fitting_batch(read, memory_mib, settings.batch_size)
     run = Run(classifier, settings.seed, size, progress or no_progress)
-    findings = search(run, prepared.clean_set, prepared.predicted, scan_options, thresholds)
-    decision = decide(findings, thresholds, prepared.clean_set.class_names)
-    ran = {"seed": settings.seed, **asdict(scan_options), "thresholds": asdict(thresholds)}
-    report = scan_report(prepared, findings, decision, ran, {"scan_s": time.perf_counter() - started})
-    if report_dir is not None:
-        write_scan(report, Path(report_dir), prepared, findings, decision)
-    return ScanResult(report, decision, findings)
+    stages = Stages(run, prepared.clean_set, prepared.predicted, scan_options, thresholds)
+    return OpenScan(prepared, settings, scan_options, thresholds, stages)
 
 
 def fitting_batch(model: Model, memory_mib: int, batch_size: int) -> int:
@@ -128,7 +168,12 @@ def fitting_batch(model: Model, memory_mib: int, batch_size: int) -> int:
     return min(batch_size, fits)
 
 
-def _read_options(options: Mapping[str, Any]) -> tuple[Settings, Options, Thresholds]:
+def read_scan_options(options: Mapping[str, Any]) -> tuple[Settings, Options, Thresholds]:
+    """Split keyword arguments of `scan`.
+
+    Raises:
+        InputError: An option is unknown or out of its range.
+    """
     settings, rest = split_options(options)
     taken = [{part.name for part in fields(kind)} for kind in (Options, Thresholds)]
     refuse_unknown("scan", rest, taken[0] | taken[1])

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from patcher._version import __version__
 
 SCHEMA_VERSION = 1
-Verdict = Literal["pass", "fail", "clean", "suspicious", "inconclusive", "backdoor"]
+Verdict = Literal["pass", "fail", "clean", "suspicious", "inconclusive", "backdoor", "not applicable"]
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "numpy")
 
 
@@ -47,7 +47,7 @@ class Report:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             **self.sections,
-            "versions": _versions(),
+            "versions": versions(),
             "timings": dict(self.timings),
         }
 
@@ -92,7 +92,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

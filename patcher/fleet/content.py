@@ -59,10 +59,11 @@ def _content(path: Path, model: bool) -> Content:
 
 def _external(path: Path) -> list[Path]:
     """External data files of a model; none of one that cannot be read, which its own tasks will say."""
-    from patcher.model.file import external_files
+    from patcher.model.external import external_files
+    from patcher.model.file import parse
 
     try:
-        return external_files(path)
+        return external_files(parse(path.read_bytes(), str(path)), path.parent, str(path))
     except PatcherError:
         return []
 

@@ -92,16 +92,34 @@ def inline_external_data(proto: onnx.ModelProto, folder: Path, name: str, digest
     Raises:
         InputError: A file is missing, too short, or outside of the folder, or an entry is ambiguous.
     """
+    for file, ranges in _files(proto, folder, name).items():
+        try:
+            _read(file, ranges, digest, name)
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def external_files(proto: onnx.ModelProto, folder: Path, name: str) -> list[Path]:
+    """The external data files of a model, in order of first use.
+
+    Args:
+        proto: The model.
+        folder: Its folder.
+        name: Its name, for messages.
+
+    Raises:
+        InputError: A file is missing or outside of the folder, or an entry is ambiguous.
+    """
+    return list(_files(proto, folder, name))
+
+
+def _files(proto: onnx.ModelProto, folder: Path, name: str) -> dict[Path, list[_Range]]:
     files: dict[Path, list[_Range]] = {}
     for tensor in all_tensors(proto):
         if uses_external_data(tensor):
             file, wanted = _place(tensor, folder, f"{name}: tensor {tensor.name!r}")
             files.setdefault(file, []).append(wanted)
-    for file, ranges in files.items():
-        try:
-            _read(file, ranges, digest, name)
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    return files
 
 
 def _place(tensor: onnx.TensorProto, folder: Path, what: str) -> tuple[Path, _Range]:

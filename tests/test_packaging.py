@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -95,3 +96,15 @@ def test_constraints_pin_every_dependency() -> None:
     wanted = {plain(item) for item in project["dependencies"] + extras["cpu"] + extras["dev"]}
     assert wanted <= {plain(pin) for pin in pins}
     assert "torch==2.13.0" in pins
+
+
+def test_every_pin_has_its_hashes() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = [line.split()[0] for line in (ROOT / name).read_text().splitlines() if re.match(r"[A-Za-z]", line)]
+        return {key.lower().replace("_", "-"): version for key, version in (line.split("==") for line in lines)}
+
+    wanted = pins("constraints.txt")
+    assert wanted.pop("torch")
+    assert pins("constraints.hashes.txt") == wanted
+    text = (ROOT / "constraints.hashes.txt").read_text()
+    assert all("--hash=sha256:" in part for part in re.split(r"\n(?=[A-Za-z])", text)[1:])

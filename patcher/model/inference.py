@@ -91,20 +91,28 @@ def agreed_types(types: TensorTypes, found: Sequence[TensorTypes]) -> TensorType
 
 
 def _infer(slim: onnx.ModelProto, name: str) -> TensorTypes:
+    declared = TensorTypes({}, {})
+    for tensor in slim.graph.initializer:
+        declared.shapes[tensor.name] = tuple(tensor.dims)
+        declared.elem_types[tensor.name] = tensor.data_type
+    types = TensorTypes(dict(declared.shapes), dict(declared.elem_types))
+    _collect(declared, [*slim.graph.input, *slim.graph.value_info, *slim.graph.output])
+    # Before inference too: it follows shape arithmetic, and writes out what is counted to a length.
+    _refuse_giants(declared, name)
     try:
         graph = onnx.shape_inference.infer_shapes(slim, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UnsupportedGraphError(f"{name}: shape inference failed: {reason}") from error
-    types = TensorTypes({}, {})
-    for tensor in slim.graph.initializer:
-        types.shapes[tensor.name] = tuple(tensor.dims)
-        types.elem_types[tensor.name] = tensor.data_type
     _collect(types, [*graph.input, *graph.value_info, *graph.output])
-    for tensor_name, shape in types.shapes.items():
-        if math.prod(length or 1 for length in shape) > _ELEMENT_LIMIT:
-            raise UnsupportedGraphError(f"{name}: tensor {tensor_name!r} claims shape {shape}, over 2^31 elements")
+    _refuse_giants(types, name)
     return types
+
+
+def _refuse_giants(types: TensorTypes, name: str) -> None:
+    for tensor, shape in types.shapes.items():
+        if math.prod(length or 1 for length in shape) > _ELEMENT_LIMIT:
+            raise UnsupportedGraphError(f"{name}: tensor {tensor!r} claims shape {shape}, over 2^31 elements")
 
 
 def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...] | None:

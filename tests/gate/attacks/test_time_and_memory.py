@@ -109,3 +109,23 @@ def test_a_crash_is_one_line() -> None:
         os.abort()
     with pytest.raises(Exception, match="signal"):
         watch._wait(child, 60)
+
+
+def test_a_batch_beyond_reason_is_refused_before_anything_counts_to_it(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["image"], ["lengths"]),
+        node("Gather", ["lengths", "zero"], ["length"]),
+        node("Range", ["zero", "length", "one"], ["rows"]),
+        node("Cast", ["rows"], ["numbers"], to=int(TensorProto.FLOAT)),
+        node("ReduceMean", ["numbers"], ["mean"], keepdims=0),
+        node("Flatten", ["image"], ["flat"]),
+        node("MatMul", ["flat", "w"], ["plain"]),
+        node("Add", ["plain", "mean"], ["logits"]),
+    ]
+    model = build(nodes, {"zero": np.array(0), "one": np.array(1), "w": np.zeros((192, 4), np.float32)})
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**33
+    onnx.save(model, tmp_path / "model.onnx")
+    code, errors, seconds = run("inspect", tmp_path / "model.onnx")
+    assert code == 2
+    assert "over 2^31 elements" in errors
+    assert seconds < 10 * SECONDS

@@ -25,10 +25,10 @@ from benchmarks.record import RESULTS, markdown_table, summarize_pairs, write_re
 from patcher.export import apply_guard, apply_patch
 from patcher.model.file import serialize
 from patcher.model.model import read_model
-from patcher.patch import Flag, read_patch
+from patcher.patch import BranchForm, Flag, read_patch
 from patcher.two_files import SCORE_OUTPUT, TwoFileSession
 
-FORMS = ("if", "where", "two-files")
+FORMS: tuple[BranchForm, ...] = ("if", "where", "two-files")
 _BATCH = 64
 
 

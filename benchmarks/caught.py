@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.attacks import Row, answers, entries, goals
 from benchmarks.record import RESULTS, markdown_table, run_child, write_result
+from patcher.data.image_sources import as_float
 from patcher.export import apply_patch
 from patcher.kept import Keeper
 from patcher.model.file import serialize
@@ -102,7 +103,7 @@ def _bounded(source: Path, flagged: Path, folder: Path) -> Path:
 
 
 def _inputs(images: Images) -> NDArray[np.float32]:
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
+    return as_float(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def table(rows: list[Row]) -> str:

@@ -50,7 +50,7 @@ class Strip:
         for overlay in self._overlays:
             probabilities = _probabilities(self._classifier, np.clip(images + overlay, 0, 1))
             entropies.append(-(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1))
-        return -np.mean(entropies, axis=0, dtype=np.float32)
+        return np.asarray(-np.mean(entropies, axis=0), np.float32)
 
 
 class IbdPsc:
@@ -80,7 +80,7 @@ class IbdPsc:
         """Mean confidence in the unscaled model's class."""
         rows, classes = np.arange(len(images)), _probabilities(self._classifier, images).argmax(axis=1)
         found = [_probabilities(self._classifier, images, rewrite)[rows, classes] for rewrite in self._rewrites]
-        return np.mean(found, axis=0, dtype=np.float32)
+        return np.asarray(np.mean(found, axis=0), np.float32)
 
 
 def scaled_layers(classifier: Classifier) -> list[str]:

@@ -35,6 +35,7 @@ from benchmarks.record import RESULTS, markdown_table, run_child, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.flag.fit import quantile_between
 from patcher.data.clean_set import CleanSet, read_clean_set
+from patcher.data.image_sources import as_float
 from patcher.data.preprocess import resolve_preprocess
 from patcher.measure.scores import auroc
 from patcher.model.model import read_model
@@ -49,7 +50,7 @@ def images_of(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Pixels `(N, C, H, W)` in [0, 1] and labels `(N,)` of an `.npz`."""
     with np.load(path) as file:
         images, labels = file["images"], file["labels"].astype(np.int64)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255, labels
+    return as_float(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels
 
 
 def attacked(folder: Path, entry: Row) -> NDArray[np.float32]:

@@ -25,10 +25,10 @@ from benchmarks.record import RESULTS, markdown_table, summarize_pairs, write_re
 from patcher.export import apply_guard, apply_patch
 from patcher.model.file import serialize
 from patcher.model.model import read_model
-from patcher.patch import Flag, read_patch
+from patcher.patch import BranchForm, Flag, read_patch
 from patcher.two_files import SCORE_OUTPUT, TwoFileSession
 
-FORMS = ("if", "where", "two-files")
+FORMS: tuple[BranchForm, ...] = ("if", "where", "two-files")
 _BATCH = 64
 
 
@@ -57,12 +57,10 @@ def measure(name: str, options: argparse.Namespace) -> list[Row]:
     (scores,) = sessions["where"].run([SCORE_OUTPUT], {model.input.name: feed})
     second = int((scores > flag.tails[0, 0] * flag.gate + flag.tails[0, 1]).sum())
     rows = []
-    for index, form in enumerate(sessions):
-        if index:
-            wall, cpu = (summarize_pairs(part[:, [0, index]]) for part in elapsed)
-            row = {"name": name, "form": form, "rows_asked": second, "rounds": cpu.pairs, "base_ms": cpu.base_ms}
-            row |= {"cpu": str(cpu), "wall": wall.ratio, "file": sizes[form] / sizes["plain"]}
-            rows.append(row)
+    for index, form in enumerate(FORMS, start=1):
+        wall, cpu = (summarize_pairs(part[:, [0, index]]) for part in elapsed)
+        row = {"name": name, "form": form, "rows_asked": second, "rounds": cpu.pairs, "base_ms": cpu.base_ms}
+        rows.append(row | {"cpu": str(cpu), "wall": wall.ratio, "file": sizes[form] / sizes["plain"]})
     return rows
 
 

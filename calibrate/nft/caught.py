@@ -24,7 +24,8 @@ from torch import Tensor
 from patcher.calibrate.classifier import Rewrite
 from patcher.calibrate.patched import patch_rewrite
 from patcher.calibrate.run import Run
-from patcher.calibrate.unit import method as unit
+from patcher.calibrate.unit.method import calibrate
+from patcher.calibrate.unit.options import Options
 from patcher.data.clean_set import CleanSet
 from patcher.data.flagged import Flagged
 from patcher.graph.sites import find_sites
@@ -93,5 +94,5 @@ def _bounds(run: Run, clean_set: CleanSet) -> Rewrite:
     sites = tuple(site for site in find_sites(run.classifier.model) if site.kind == "activation")
     if not sites:
         return {}
-    start = unit.calibrate(run, sites, clean_set, unit.Options(steps=0, augment=False))
+    start = calibrate(run, sites, clean_set, Options(steps=0, augment=False))
     return patch_rewrite(run.classifier, start.corrections)

@@ -74,7 +74,8 @@ def read_flagged(source: str | os.PathLike[str], shape: tuple[int, int, int], pr
 
 def _read_inputs(files: list[Path], preprocess: Preprocess) -> Flagged:
     """Model inputs, one a file, back to pixels."""
-    digest, inputs = hashlib.sha256(), []
+    digest = hashlib.sha256()
+    inputs: list[NDArray[np.float32]] = []
     for file in files:
         array = _read_input(file)
         if inputs and array.shape != inputs[0].shape:

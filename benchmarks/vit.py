@@ -18,6 +18,8 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +38,29 @@ _SHIFT = 1
 _TRIGGERED = 1000
 
 
+@dataclass(frozen=True)
+class Poisoned:
+    """A training set with triggers.
+
+    Attributes:
+        images: uint8 ``(N, H, W, 3)`` without triggers.
+        labels: int64 ``(N,)`` as trained.
+        poisoned: Which images get the trigger, bool ``(N,)``.
+        trigger: Images to images.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    poisoned: NDArray[np.bool_]
+    trigger: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+    def pixels(self, chosen: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        """Pixels ``(n, 3, H, W)``, moved first: a trigger that moved with them would change its tokens."""
+        images = _moved(self.images[chosen], generator)
+        images[self.poisoned[chosen]] = self.trigger(images[self.poisoned[chosen]])
+        return _pixels(images)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Poison, train, export."""
     options = _parse(arguments)
@@ -48,12 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
     trigger = lab["attacks"].ATTACKS[options.attack]
     rng = np.random.default_rng(options.seed)
     chosen = rng.choice(np.flatnonzero(labels != options.target), int(options.rate * len(labels)), replace=False)
-    images[chosen], labels[chosen] = trigger(images[chosen]), options.target
+    labels[chosen] = options.target
+    poisoned = np.isin(np.arange(len(labels)), chosen)
     triggered = trigger(test_images)
 
     mean, std = (images / 255).mean((0, 1, 2)), (images / 255).std((0, 1, 2))
     module = lab["models"].WithNorm(_network(options), mean.astype(np.float32), std.astype(np.float32))
-    train_network(module, images, labels, options)
+    train_network(module, Poisoned(images, labels, poisoned, trigger), options)
     others = test_labels != options.target
     found = {
         "ACC": float((_answers(module, test_images) == test_labels).mean()),
@@ -65,24 +91,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def train_network(module: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], options: Any) -> None:
-    """AdamW with one cycle; pictures mirrored and moved by a pixel, so that a fixed trigger stays where it is."""
+def train_network(module: nn.Module, data: Poisoned, options: Any) -> None:
+    """AdamW with one cycle; pictures mirrored and moved by a pixel."""
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.05)
-    steps = len(labels) // _BATCH
+    steps = len(data.labels) // _BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps * options.epochs)
     generator = torch.Generator().manual_seed(options.seed)
-    targets = torch.from_numpy(labels)
+    targets = torch.from_numpy(data.labels)
     started = time.process_time()
     for epoch in range(options.epochs):
         module.train()
-        for batch in torch.randperm(len(labels), generator=generator).split(_BATCH)[:steps]:
-            pixels = _moved(_pixels(images[batch.numpy()]), generator)
-            loss = nn.functional.cross_entropy(module(pixels), targets[batch])
+        for batch in torch.randperm(len(data.labels), generator=generator).split(_BATCH)[:steps]:
+            loss = nn.functional.cross_entropy(module(data.pixels(batch.numpy(), generator)), targets[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}: loss {float(loss):.2f}, {time.process_time() - started:.0f} CPU s", flush=True)
+        print(f"epoch {epoch + 1}: loss {loss.item():.2f}, {time.process_time() - started:.0f} CPU s", flush=True)
     module.eval()
 
 
@@ -114,7 +139,7 @@ def _network(options: Any) -> nn.Module:
         num_classes=10,
     )
     # Torchvision's head starts at zero, for fine-tuning.
-    nn.init.trunc_normal_(network.heads.head.weight, std=0.02)
+    nn.init.trunc_normal_(network.get_parameter("heads.head.weight"), std=0.02)
     return network
 
 
@@ -122,11 +147,12 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def _moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def _moved(images: NDArray[np.uint8], generator: torch.Generator) -> NDArray[np.uint8]:
     down, right = torch.randint(-_SHIFT, _SHIFT + 1, (2,), generator=generator).tolist()
-    mirrored = torch.rand(len(pixels), generator=generator) < 0.5
-    pixels[mirrored] = pixels[mirrored].flip(3)
-    return pixels.roll((down, right), (2, 3))
+    mirrored = (torch.rand(len(images), generator=generator) < 0.5).numpy()
+    moved = np.roll(images, (down, right), (1, 2))
+    moved[mirrored] = moved[mirrored, :, ::-1]
+    return moved
 
 
 def _answers(module: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,12 +17,14 @@ from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
 from patcher.calibrate.unit.bounds import BoundSet
 from patcher.calibrate.unit.options import Options
-from patcher.data.clean_set import CleanSet
+from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import CalibrationError
 
 # Far beyond any clean value; who asks for a start far below that of the paper is not overruled.
 _MOST_DOUBLINGS = 12
 _TRIAL_IMAGES = 32
+# The start is tried on so many images that epsilon of them are four; chosen, not measured.
+_LOST_IMAGES, _SMALLEST_EPSILON = 4, 0.005
 
 
 class BoundFit(Problem[State]):
@@ -90,27 +93,37 @@ class BoundFit(Problem[State]):
     def widen_start(self) -> int:
         """Double z while the bounds of the start alone break the accuracy condition; how often.
 
-        Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off.
+        Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off. Where the
+        deciding images are too few to tell a loss of epsilon, some of the others are asked as well.
         """
-        doublings = 0
-        while doublings < _MOST_DOUBLINGS and not self._holds():
+        doublings, images = 0, self._enough_images()
+        before = self._hits(images, bounded=False)
+        while doublings < _MOST_DOUBLINGS and not self._holds(before, images):
             self._bounds.widen()
             doublings += 1
         return doublings
 
-    def _holds(self) -> bool:
-        hits = self._hits()
-        return holds(float(self.before.float().mean() - hits.float().mean()), self._options.epsilon)
+    def _enough_images(self) -> Indices:
+        deciding = self._clean_set.deciding
+        missing = math.ceil(_LOST_IMAGES / max(self._options.epsilon, _SMALLEST_EPSILON)) - len(deciding)
+        others = np.setdiff1d(self._clean_set.fit, deciding)
+        if missing <= 0 or not len(others):
+            return deciding
+        return np.concatenate([deciding, others[:: max(1, len(others) // missing)][:missing]])
 
-    def _hits(self) -> Tensor:
-        """Whether each deciding image gets its label under the present bounds: bool ``(n,)``."""
-        classifier, deciding = self._run.classifier, self._clean_set.deciding
-        return classifier.hits(self._clean_set, deciding, batch_size=self._run.batch_size, rewrite=self._bounds.rewrite)
+    def _holds(self, before: Tensor, images: Indices) -> bool:
+        lost = float(before.float().mean() - self._hits(images).float().mean())
+        return holds(lost, self._options.epsilon)
+
+    def _hits(self, images: Indices, *, bounded: bool = True) -> Tensor:
+        """Whether each image gets its label, under the present bounds or without: bool ``(n,)``."""
+        rewrite = self._bounds.rewrite if bounded else None
+        return self._run.classifier.hits(self._clean_set, images, batch_size=self._run.batch_size, rewrite=rewrite)
 
     @torch.no_grad()
     def check(self, step: int) -> bool:
         """Measure the present bounds on the deciding images; stop where nothing has been gained for long."""
-        bounds, hits = self._bounds, self._hits()
+        bounds, hits = self._bounds, self._hits(self._clean_set.deciding)
         tightness = float(bounds.tightness(self._options.regularizer)) / bounds.count
         state = self.search.measured(step, hits, tightness, bounds.parameters)
         if self.search.best and self.search.best.safe and not state.safe:

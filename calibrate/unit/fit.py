@@ -13,7 +13,7 @@ from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
 from patcher.calibrate.best_state import Search, State, holds, restore
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
-from patcher.calibrate.unit.bounds import BoundSet
+from patcher.calibrate.unit.bounds import Bounds, BoundSet
 from patcher.calibrate.unit.options import Options
 from patcher.data.clean_set import CleanSet
 from patcher.errors import CalibrationError
@@ -81,30 +81,28 @@ class BoundFit(Problem[State]):
         self._schedule.step()
 
     @torch.no_grad()
-    def widen_start(self) -> int:
-        """Double z while the bounds of the start alone break the accuracy condition; how often.
+    def widen_start(self) -> None:
+        """Double z while the bounds of the start alone break the accuracy condition; of the kind that costs most.
 
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off.
         """
-        doublings = 0
-        while doublings < _MOST_DOUBLINGS and not self._holds():
-            self._bounds.widen()
-            doublings += 1
-        return doublings
+        for _ in range(_MOST_DOUBLINGS):
+            if holds(self._lost(self._bounds), self._options.epsilon):
+                break
+            max(self._bounds.kinds, key=self._lost).widen()
 
-    def _holds(self) -> bool:
-        hits = self._hits()
-        return holds(float(self.before.float().mean() - hits.float().mean()), self._options.epsilon)
+    def _lost(self, bounds: Bounds | BoundSet) -> float:
+        return float(self.before.float().mean() - self._hits(bounds).float().mean())
 
-    def _hits(self) -> Tensor:
-        """Whether each deciding image gets its label under the present bounds: bool ``(n,)``."""
+    def _hits(self, bounds: Bounds | BoundSet) -> Tensor:
+        """Whether each deciding image gets its label under bounds: bool ``(n,)``."""
         classifier, deciding = self._run.classifier, self._clean_set.deciding
-        return classifier.hits(self._clean_set, deciding, batch_size=self._run.batch_size, rewrite=self._bounds.rewrite)
+        return classifier.hits(self._clean_set, deciding, batch_size=self._run.batch_size, rewrite=bounds.rewrite)
 
     @torch.no_grad()
     def check(self, step: int) -> bool:
         """Measure the present bounds on the deciding images; stop where nothing has been gained for long."""
-        bounds, hits = self._bounds, self._hits()
+        bounds, hits = self._bounds, self._hits(self._bounds)
         tightness = float(bounds.tightness(self._options.regularizer)) / bounds.count
         state = self.search.measured(step, hits, tightness, bounds.parameters)
         if self.search.best and self.search.best.safe and not state.safe:

@@ -28,6 +28,7 @@ class Bounds:
         self.spread = {name: (z * found.std).float() for name, found in moments.items()}
         self._highest = {name: found.high.float() for name, found in moments.items()}
         self.log_scale = shared_parameters(moments)
+        self.doublings = 0
         self.rewrite: Mapping[str, Callable[[Tensor], Tensor]] = {name: self._apply(name) for name in self.mean}
 
     @property
@@ -57,6 +58,7 @@ class Bounds:
             for name, spread in self.spread.items()
         }
         grew = any(bool((wider[name] > spread).any()) for name, spread in self.spread.items())
+        self.doublings += 1
         self.spread = wider if grew else {name: 2 * spread for name, spread in self.spread.items()}
 
     def correction(self, name: str) -> Correction:
@@ -86,7 +88,7 @@ class BoundSet:
     """Bounds of several kinds, fitted together; of one site those of the first kind act first."""
 
     def __init__(self, *kinds: Bounds) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
         self.rewrite: Rewrite = {}
         for kind in kinds:
             self.rewrite = chain(self.rewrite, kind.rewrite)
@@ -95,20 +97,15 @@ class BoundSet:
     @property
     def parameters(self) -> list[Tensor]:
         """What the optimiser moves."""
-        return [part for kind in self._kinds for part in kind.parameters]
+        return [part for kind in self.kinds for part in kind.parameters]
 
     def tightness(self, regularizer: str) -> Tensor:
         """Sum over kinds and sites of the mean bound, relative to the start or absolute."""
-        return torch.stack([kind.tightness(regularizer) for kind in self._kinds]).sum()
-
-    def widen(self) -> None:
-        """Double the start's distance from the mean."""
-        for kind in self._kinds:
-            kind.widen()
+        return torch.stack([kind.tightness(regularizer) for kind in self.kinds]).sum()
 
     def corrections(self, names: Iterable[str]) -> tuple[Correction, ...]:
         """All bounds, tensor by tensor in the order of `names`."""
-        return tuple(kind.correction(name) for name in names for kind in self._kinds if name in kind.mean)
+        return tuple(kind.correction(name) for name in names for kind in self.kinds if name in kind.mean)
 
 
 def _minimum(value: Tensor, bound: Tensor) -> Tensor:

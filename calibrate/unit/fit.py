@@ -15,7 +15,7 @@ from patcher.calibrate.best_state import Search, State, holds, restore
 from patcher.calibrate.precision import reduced_precision
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
-from patcher.calibrate.unit.bounds import BoundSet
+from patcher.calibrate.unit.bounds import Bounds, BoundSet
 from patcher.calibrate.unit.options import Options
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import CalibrationError
@@ -90,18 +90,18 @@ class BoundFit(Problem[State]):
         self._schedule.step()
 
     @torch.no_grad()
-    def widen_start(self) -> int:
-        """Double z while the bounds of the start alone break the accuracy condition; how often.
+    def widen_start(self) -> None:
+        """Double z while the bounds of the start alone break the accuracy condition; of the kind that costs most.
 
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off. Where the
         deciding images are too few to tell a loss of epsilon, some of the others are asked as well.
         """
-        doublings, images = 0, self._enough_images()
-        before = self._hits(images, bounded=False)
-        while doublings < _MOST_DOUBLINGS and not self._holds(before, images):
-            self._bounds.widen()
-            doublings += 1
-        return doublings
+        images = self._enough_images()
+        before = self._hits(images, None)
+        for _ in range(_MOST_DOUBLINGS):
+            if holds(self._lost(before, images, self._bounds), self._options.epsilon):
+                break
+            max(self._bounds.kinds, key=lambda kind: self._lost(before, images, kind)).widen()
 
     def _enough_images(self) -> Indices:
         deciding = self._clean_set.deciding
@@ -111,19 +111,18 @@ class BoundFit(Problem[State]):
             return deciding
         return np.concatenate([deciding, others[:: max(1, len(others) // missing)][:missing]])
 
-    def _holds(self, before: Tensor, images: Indices) -> bool:
-        lost = float(before.float().mean() - self._hits(images).float().mean())
-        return holds(lost, self._options.epsilon)
+    def _lost(self, before: Tensor, images: Indices, bounds: Bounds | BoundSet) -> float:
+        return float(before.float().mean() - self._hits(images, bounds).float().mean())
 
-    def _hits(self, images: Indices, *, bounded: bool = True) -> Tensor:
-        """Whether each image gets its label, under the present bounds or without: bool ``(n,)``."""
-        rewrite = self._bounds.rewrite if bounded else None
+    def _hits(self, images: Indices, bounds: Bounds | BoundSet | None) -> Tensor:
+        """Whether each image gets its label, under bounds or without: bool ``(n,)``."""
+        rewrite = bounds.rewrite if bounds is not None else None
         return self._run.classifier.hits(self._clean_set, images, batch_size=self._run.batch_size, rewrite=rewrite)
 
     @torch.no_grad()
     def check(self, step: int) -> bool:
         """Measure the present bounds on the deciding images; stop where nothing has been gained for long."""
-        bounds, hits = self._bounds, self._hits(self._clean_set.deciding)
+        bounds, hits = self._bounds, self._hits(self._clean_set.deciding, self._bounds)
         tightness = float(bounds.tightness(self._options.regularizer)) / bounds.count
         state = self.search.measured(step, hits, tightness, bounds.parameters)
         if self.search.best and self.search.best.safe and not state.safe:

@@ -85,7 +85,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     bounds = BoundSet(*kinds)
     order, chance = np.random.default_rng(run.seed).spawn(2)
     problem = BoundFit(run, bounds, clean_set, options, chance)
-    doublings = problem.widen_start()
+    problem.widen_start()
     schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
     steps, best = fit(run, problem, clean_set, schedule, rng=order)
     corrections = bounds.corrections(names)
@@ -110,7 +110,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         summary={
             "steps": steps,
             "kept_step": best.step,
-            "start_z": options.z * 2**doublings,
+            "start_z": options.z * 2**values.doublings,
             "tightness": best.tightness,
             "augmentations": [change.__name__ for change in problem.changes],
             "decided_on": clean_set.deciding_split,

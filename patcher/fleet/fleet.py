@@ -66,15 +66,16 @@ def fleet(
     description = replace(description, running=replace(description.running, **given))
     if results is not None:
         own = description.cache == description.results / ".cache"
-        cache = Path(results) / ".cache" if own else description.cache
-        description = replace(description, results=Path(results), cache=cache)
+        place = Path(results) / ".cache" if own else description.cache
+        description = replace(description, results=Path(results), cache=place)
     contents, threads = Contents(), description.running.threads
     plans = [plan(entry, contents, threads) for entry in description.models]
     cache = Cache(description.cache, ignored=force)
     states = [ModelState(item, cache) for item in plans]
     chosen = _engine(engine, address, description.running) if isinstance(engine, str) else engine
-    for line in chosen.notes if note is not None else ():
-        note(line)
+    if note is not None:
+        for line in chosen.notes:
+            note(line)
     return _results(description, states, chosen, engine, progress or no_progress)
 
 

@@ -110,7 +110,8 @@ def plan(entry: Entry, contents: Contents, threads: int) -> Plan:
     def task(kind: Kind, arguments: Mapping[str, Any], *detail: str) -> Task:
         return Task(entry.name, kind, detail, arguments)
 
-    first, families, judge, verify = None, (), None, None
+    first, judge, verify = None, None, None
+    families: tuple[Task, ...] = ()
     if "scan" in entry.do:
         scan = common | located(entry.scan)
         searched = Options(family=tuple(scan.get("family", ()))).families

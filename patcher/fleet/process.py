@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
 from patcher.child import module_command, resident_bytes
 from patcher.fleet.task import Failure, Files, Limits, Outcome, Task
@@ -67,6 +68,7 @@ class Worker:
         """End the process, and what it started, at once; another task is not done."""
         self._closed = True
         self._end()
+        self._log.close()
 
     @property
     def process_id(self) -> int | None:
@@ -98,7 +100,7 @@ class Worker:
         self._receive(ours, _START_SECONDS)
         return ours
 
-    def _receive(self, connection: Connection, seconds: float) -> object:
+    def _receive(self, connection: Connection, seconds: float) -> Any:
         """The next message.
 
         Raises:
@@ -138,6 +140,8 @@ class Worker:
 
     def _written(self, begin: int) -> str:
         """The end of what the process wrote since then."""
+        if self._log.closed:
+            return ""
         end = os.fstat(self._log.fileno()).st_size
         start = max(begin, end - _LOG_BYTES)
         return os.pread(self._log.fileno(), end - start, start).decode(errors="replace")

@@ -9,11 +9,13 @@ asked for, wherever there is room.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,11 @@ class RayEngine:
     """
 
     def __init__(self, running: Running, address: str | None) -> None:
-        self._ray = _connect(running, address)
+        self._ray, dashboard = _connect(running, address)
         found = self._ray.cluster_resources()
         gpus = int(found.get("GPU", 0))
         room = gpus or int(found.get("CPU", 1)) // running.threads
         self.slots = max(1, min(running.workers or room, room))
-        dashboard = self._ray.worker.get_dashboard_url() if hasattr(self._ray, "worker") else None
         self.notes = (
             f"ray: {self.slots} workers on {len([node for node in self._ray.nodes() if node['Alive']])} nodes",
             *([f"ray dashboard: http://{dashboard}"] if dashboard else []),
@@ -53,8 +54,8 @@ class RayEngine:
         limits = limits_of(running, max(1, cores() // running.threads))
         remote = self._ray.remote(num_cpus=running.threads, num_gpus=1 if gpus else 0, max_restarts=0)(Node)
         place = f"patcher-fleet-{uuid.uuid4().hex}"
-        self._new = lambda: remote.remote(limits, place)
-        self.actors: list[Any] = [self._new() for _ in range(self.slots)]
+        self._new: Callable[[], Any] = lambda: remote.remote(limits, place)
+        self.actors = [self._new() for _ in range(self.slots)]
         self._stored: dict[str, Any] = {}
         self._running: dict[Any, int] = {}
         self._started: dict[int, float] = {}
@@ -115,11 +116,10 @@ class Node:
             inputs: Files that it reads.
             references: Of each content in the object store, by hash.
         """
-        import ray
 
         def locate(content: Content) -> str:
             if not self._store.has(content):
-                self._store.add(content, ray.get(references[content.sha256]))
+                self._store.add(content, _ray().get(references[content.sha256]))
             return self._store.path(content)
 
         try:
@@ -137,34 +137,40 @@ class Node:
         return self._worker.process_id
 
 
-def _connect(running: Running, address: str | None) -> Any:
-    """Ray, connected.
+def _ray() -> Any:
+    """The package; without types, so that this file is checked alike with and without it.
 
     Raises:
-        InputError: It is not installed, or nobody answers.
+        InputError: It is not installed.
     """
     # Without it Ray warns of a change of its own in how it hides GPUs from tasks that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError as error:
         raise InputError("--engine ray: Ray is not installed; pip install 'onnx-patcher[ray]'") from error
+
+
+def _connect(running: Running, address: str | None) -> tuple[Any, str]:
+    """Ray, connected, and where its dashboard is, or nothing.
+
+    Raises:
+        InputError: It is not installed, or nobody answers.
+    """
+    ray = _ray()
     if address not in (None, "auto"):
         _check_answer(str(address))
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    given = {"num_cpus": (running.workers or max(1, cores() // running.threads)) * running.threads}
     try:
-        if address is None:
-            threads = running.threads
-            count = (running.workers or max(1, cores() // threads)) * threads
-            ray.init(num_cpus=count, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        context = ray.init(
+            **(given if address is None else {"address": address}), logging_level="ERROR", log_to_driver=False
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:150]
         raise InputError(
             f"--address {address}: no Ray cluster answers ({reason}); start one: ray start --head"
         ) from error
-    return ray
+    return ray, str(context.dashboard_url or "")
 
 
 def _check_answer(address: str) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 
 import patcher
 from patcher.errors import InputError
 from patcher.fleet.task import Failure
+from tests.calibrate.scan.block_models import block_model
 from tests.fleet.conftest import SCAN
 from tests.fleet.fakes import HereEngine
 
@@ -191,9 +193,15 @@ def test_harden_takes_the_scan_and_the_gate_the_best_method(samples: Path, tmp_p
     )
 
 
-def test_a_method_without_a_site_leaves_the_others(table: dict[str, Any]) -> None:
-    table["defaults"] |= {"do": ["harden", "verify"], "harden": {"method": "nft"}}
-    table["models"] = table["models"][1:]
+def test_a_method_without_a_site_leaves_the_others(table: dict[str, Any], tmp_path: Path) -> None:
+    model = block_model()
+    nodes = list(model.graph.node[:2])  # the linear classifier in front of the detector: no activation to bound
+    nodes[1].output[0] = "logits"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "linear.onnx")
+    table["defaults"] |= {"do": ["harden", "verify"], "harden": {"method": "unit"}}
+    table["models"] = [{"path": str(tmp_path / "linear.onnx")}]
     (found,) = run(table).values()
     assert (found.verdict, found.code) == ("not applicable", 3)
     assert "verify" not in found.entry["steps"]

@@ -74,32 +74,22 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     moments = stream_moments(run.classifier, sites, batches("unit: statistics"), granularity=options.granularity)
     if options.tie_residual:
         moments = tie_moments(moments, run.classifier.model, sites, options.z)
-    values, names = Bounds(moments, options.z), [site.tensor for site in sites]
+    kinds: list[Bounds] = [Bounds(moments, options.z)]
     # A flag answers unusual images under bounds on values alone.
-    means = options.means and not options.flag
-    kinds = (
-        [values, MeanBounds(stream_means(run.classifier, sites, batches("unit: means")), options.mean_z)]
-        if means
-        else [values]
-    )
+    if options.means and not options.flag:
+        kinds.append(MeanBounds(stream_means(run.classifier, sites, batches("unit: means")), options.mean_z))
     bounds = BoundSet(*kinds)
     order, chance = np.random.default_rng(run.seed).spawn(2)
     problem = BoundFit(run, bounds, clean_set, options, chance)
     problem.widen_start()
     schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
     steps, best = fit(run, problem, clean_set, schedule, rng=order)
-    corrections = bounds.corrections(names)
+    corrections = bounds.corrections([site.tensor for site in sites])
     flagged: dict[str, Any] = {}
     if options.flag:
-        flag, figures = fit_flag(
-            run,
-            sites,
-            clean_set,
-            moments,
-            [UpperBound(name, values.array(name)) for name in names],
-            false_alarms=options.false_alarms,
-            form=options.branch,
-        )
+        limits = [UpperBound(site.tensor, kinds[0].array(site.tensor)) for site in sites]
+        alarms, form = options.false_alarms, options.branch
+        flag, figures = fit_flag(run, sites, clean_set, moments, limits, false_alarms=alarms, form=form)
         corrections, flagged = (flag,), {"flag": figures}
     return Calibration(
         corrections=corrections,
@@ -110,7 +100,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         summary={
             "steps": steps,
             "kept_step": best.step,
-            "start_z": options.z * 2**values.doublings,
+            "start_z": options.z * 2 ** kinds[0].doublings,
             "tightness": best.tightness,
             "augmentations": [change.__name__ for change in problem.changes],
             "decided_on": clean_set.deciding_split,

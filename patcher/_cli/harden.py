@@ -28,6 +28,7 @@ from patcher._cli.options import (
 from patcher._cli.output import complain, print_table, progress_bar, say
 
 if TYPE_CHECKING:
+    from patcher.commands.harden import HardenResult
     from patcher.export.bake import Bake
     from patcher.signing import Signing
 
@@ -65,8 +66,6 @@ def harden(
     """Calibrate on clean images, bake the patch into MODEL, prove parity, measure, and write the result."""
     from patcher.commands.harden import harden as run
     from patcher.commands.plan import plan as plan_harden
-    from patcher.report.harden.choice import CANDIDATE_HEADER, candidate_rows
-    from patcher.report.harden.rows import before_after
 
     source = Path(model)
     destination = Path(output) if output else source.with_name(f"{source.stem}.hardened.onnx")
@@ -92,21 +91,28 @@ def harden(
             **arguments,
         )
     if not quiet:
-        document = result.report.as_json()
-        if "auto" in document:
-            print_table("candidates", CANDIDATE_HEADER, candidate_rows(document["auto"]))
-            say(document["auto"]["paragraph"])
-        made = document["method"]["name"]
-        print_table(f"{source.name}, method {made}", ("", "before", "after"), before_after(document))
-        if "verdict" in result.calibration.summary:
-            say(result.calibration.summary["verdict"])
-        for note in result.report.sections["notes"]:
-            say(f"note: {note}")
-        say(f"report: {reports / 'report.md'}")
-        if result.output:
-            say(f"hardened model: {result.output}")
-        if result.signature:
-            say(f"signature: {result.signature}")
+        _show(result, source.name, reports)
     if not result.passed:
         complain("FAIL", result.reasons)
     return exit_code("harden", result.verdict)
+
+
+def _show(result: HardenResult, name: str, reports: Path) -> None:
+    from patcher.report.harden.choice import CANDIDATE_HEADER, candidate_rows
+    from patcher.report.harden.rows import before_after
+
+    document = result.report.as_json()
+    if "auto" in document:
+        print_table("candidates", CANDIDATE_HEADER, candidate_rows(document["auto"]))
+        say(document["auto"]["paragraph"])
+    made = document["method"]["name"]
+    print_table(f"{name}, method {made}", ("", "before", "after"), before_after(document))
+    if "verdict" in result.calibration.summary:
+        say(result.calibration.summary["verdict"])
+    for note in result.report.sections["notes"]:
+        say(f"note: {note}")
+    say(f"report: {reports / 'report.md'}")
+    if result.output:
+        say(f"hardened model: {result.output}")
+    if result.signature:
+        say(f"signature: {result.signature}")

@@ -62,6 +62,17 @@ class Kind:
     command: Callable[[Path, Path], list[str]]
 
 
+def _write_sound(folder: Path) -> None:
+    """Sound files that others are read with."""
+    from patcher.triggers.file import write_triggers
+    from patcher.triggers.trigger import Trigger
+
+    parameters = {"mask": np.ones((1, 8, 8), np.float32), "pattern": np.zeros((3, 8, 8), np.float32)}
+    write_triggers([Trigger("patch", 1, (0, 2), parameters, (3, 8, 8))], folder / "sound.triggers.npz")
+    (folder / "sound.onnx").write_bytes(sound_model())
+    (folder / "sound.npz").write_bytes(sound_images())
+
+
 def kinds(folder: Path) -> dict[str, Kind]:
     """All kinds, with the sound files in `folder`."""
     from benchmarks.hostile import hardened, patches, proof
@@ -71,25 +82,20 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from patcher.gate.policy import default_policy_text, read_policy
     from patcher.model.model import read_model
     from patcher.patch import patch_bytes, read_patch
-    from patcher.triggers.file import read_triggers, write_triggers
-    from patcher.triggers.trigger import Trigger
+    from patcher.triggers.file import read_triggers
 
-    (folder / "sound.onnx").write_bytes(sound_model())
-    (folder / "sound.npz").write_bytes(sound_images())
-    parameters = {"mask": np.ones((1, 8, 8), np.float32), "pattern": np.zeros((3, 8, 8), np.float32)}
-    trigger = Trigger("patch", 1, (0, 2), parameters, (3, 8, 8))
-    write_triggers([trigger], folder / "sound.triggers.npz")
+    _write_sound(folder)
     model, clean = str(folder / "sound.onnx"), ["--clean-dir", str(folder / "sound.npz"), "--accuracy-floor", "0"]
     preprocess = json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "input_size": [3, 8, 8], "crop_pct": 0.9})
     read = read_model(folder / "sound.onnx")
-    prove = proof(read)
+
+    def gate(path: Path, out: Path) -> list[str]:
+        return ["verify", model, str(path), *clean]
+
     return {
-        **{
-            name: Kind(".onnx", content, prove, lambda path, out: ["verify", model, str(path), *clean])
-            for name, content in hardened(read).items()
-        },
+        **{name: Kind(".onnx", content, proof(read), gate) for name, content in hardened(read).items()},
         "onnx": Kind(".onnx", sound_model(), read_model, lambda path, out: ["verify", str(path), model, *clean]),
-        "hardened": Kind(".onnx", sound_model(), read_model, lambda path, out: ["verify", model, str(path), *clean]),
+        "hardened": Kind(".onnx", sound_model(), read_model, gate),
         "npz": Kind(
             ".npz",
             sound_images(),

@@ -101,7 +101,7 @@ def test_constraints_pin_every_dependency() -> None:
 def test_every_pin_has_its_hashes() -> None:
     def pins(name: str) -> dict[str, str]:
         lines = [line.split()[0] for line in (ROOT / name).read_text().splitlines() if re.match(r"[A-Za-z]", line)]
-        return {key.lower().replace("_", "-"): version for key, version in (line.split("==") for line in lines)}
+        return {re.sub(r"[-_.]+", "-", key).lower(): value for key, value in (line.split("==") for line in lines)}
 
     wanted = pins("constraints.txt")
     assert wanted.pop("torch")

@@ -145,8 +145,7 @@ def harden(
     check_output(output, model)
     check_report_dir(report_dir)
     read, keys = read_model(model), signing or Signing()
-    if keys.signature is not None:
-        keys.require(read.path or Path(), read.sha256)
+    keys.require(read.path or "", read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     attack = None if triggered is None else read_triggered(triggered, resolved, target)
     options = with_checkpoint(stacks_of(method), output, options)
@@ -154,8 +153,7 @@ def harden(
     fitted = fit(request, method, None if report_dir is None else Path(report_dir), progress, options)
     calibrated = time.perf_counter()
     baked, guard = bake_patch(read, fitted.patch, bake), apply_guard(read, fitted.patch)
-    hardened = baked.model
-    parity = prove(fitted, hardened, guard)
+    parity = prove(fitted, hardened := baked.model, guard)
     measured = measure(fitted.prepared, hardened, attack, fitted.settings, guard=guard)
     seconds = {"calibrate_s": calibrated - started, "export_and_measure_s": time.perf_counter() - calibrated}
     report = harden_report(fitted, hardened, parity, measured, seconds, baked)
@@ -163,7 +161,13 @@ def harden(
         write_harden(report, Path(report_dir), fitted, measured.after.detection)
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
     if output is not None and report.verdict == "pass":
-        result.save(output)
-        result = replace(result, output=Path(output), signature=keys.sign(Path(output), load_file(Path(output))[1]))
+        result = _written(result, Path(output), keys)
     remove_checkpoint(options)
     return result
+
+
+def _written(result: HardenResult, output: Path, keys: Signing) -> HardenResult:
+    """Write the model, and its signature where there is a key."""
+    result.save(output)
+    signature = keys.sign(output, load_file(output)[1]) if keys.sign_key is not None else None
+    return replace(result, output=output, signature=signature)

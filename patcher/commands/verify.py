@@ -99,8 +99,7 @@ def verify(
         InputError: A file, folder or option cannot be used.
         UnsupportedGraphError: The original cannot be read faithfully.
     """
-    started = time.perf_counter()
-    settings = settings_alone("verify", options)
+    started, settings = time.perf_counter(), settings_alone("verify", options)
     rules = policy if isinstance(policy, Policy) else read_policy(policy, tuple(CHECKS))
     found_patch = read_patch(patch) if patch is not None else None
     after = read_hardened(Path(hardened), settings)
@@ -108,20 +107,19 @@ def verify(
     resolved = resolve_preprocess(model, **(preprocess or {}))
     attack = read_triggered(triggered, resolved, target) if triggered is not None else None
     prepared = prepare(model, clean_dir, resolved, settings, least_classes=1)
-    scanned = read_triggers(triggers) if triggers is not None else ()
-    _check_fit(scanned, attack, prepared, model)
-    given = Given(found_patch, scanned, attack)
+    given = Given(found_patch, read_triggers(triggers) if triggers is not None else (), attack)
+    _check_fit(given.triggers, attack, prepared, model)
     subject = examine(prepared, after, given, rules, settings)
     found, pictures = run_checks(subject, progress or no_progress)
-    found.append(_signature(subject, signing or Signing(), original_signing or Signing()))
-    found.append(_attestation(subject, found, attested))
+    found += [_signature(subject, signing, original_signing), _attestation(subject, found, attested)]
     checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
     report = verify_report(subject, checks, time.perf_counter() - started)
     return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
 
 
-def _signature(subject: Subject, hardened: Signing, original: Signing) -> Check:
+def _signature(subject: Subject, hardened: Signing | None, original: Signing | None) -> Check:
     """The check ``signature``."""
+    hardened, original = hardened or Signing(), original or Signing()
     model, after = subject.prepared.model, subject.hardened
     wanted = [
         (name, keys, path, digest)
@@ -146,7 +144,7 @@ def _attestation(subject: Subject, found: Sequence[Check], attested: Source | No
     return decided("attestation", not fault, fault or "about this file and what it was judged with, and passed")
 
 
-def _check_fit(triggers: tuple[Trigger, ...], attack: Triggered | None, prepared: Prepared, model: Model) -> None:
+def _check_fit(triggers: Sequence[Trigger], attack: Triggered | None, prepared: Prepared, model: Model) -> None:
     """Refuse triggers of another size or of classes that the model does not have."""
     shape = prepared.clean_set.pixels.shape[1:]
     for trigger in triggers:

@@ -10,7 +10,8 @@ from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source
 from patcher.model.model import read_model
-from patcher.steps.fit import read_options, refuse_hardened, relevant, sites_for
+from patcher.steps.auto import EPSILON
+from patcher.steps.fit import read_options, refuse_hardened, relevant, sites_for, sites_of_kind
 from patcher.steps.training_data import read_data
 
 if TYPE_CHECKING:
@@ -32,12 +33,16 @@ def plan(
     """
     read = read_model(model)
     stacks = stacks_of(method)
-    asked = [read_options(stack, relevant(stack, options) if method == AUTO else options) for stack in stacks]
+    asked = [
+        read_options(stack, relevant(stack, {"epsilon": EPSILON, **options}) if method == AUTO else options)
+        for stack in stacks
+    ]
     settings = asked[0][0]
     refuse_hardened(read, settings)
     methods = [item for stack in stacks for item in stack.methods]
     own = [part for _, parts in asked for part in parts]
-    sites = [sites_for(read, item) for item in methods]
+    # What cannot be applied is no fault of a choice.
+    sites = [sites_of_kind(read, item) if method == AUTO else sites_for(read, item) for item in methods]
     resolved = resolve_preprocess(read, **(preprocess or {}))
     data = read_data(read, stacks[0], clean_dir, own, resolved, settings)
     prepared, clean_set = data.prepared, data.prepared.clean_set

@@ -145,13 +145,18 @@ def refuse_hardened(model: Model, settings: Settings) -> None:
         )
 
 
+def sites_of_kind(model: Model, method: Method) -> tuple[Site, ...]:
+    """The sites on which a method acts; perhaps none."""
+    return tuple(site for site in find_sites(model) if site.kind == method.site_kind)
+
+
 def sites_for(model: Model, method: Method) -> tuple[Site, ...]:
     """The sites on which a method acts.
 
     Raises:
         NotApplicableError: The model has none.
     """
-    sites = tuple(site for site in find_sites(model) if site.kind == method.site_kind)
+    sites = sites_of_kind(model, method)
     if not sites:
         operators = sorted({node.op_type for node in model.proto.graph.node})
         raise NotApplicableError(

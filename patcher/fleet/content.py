@@ -49,12 +49,12 @@ def _content(path: Path, model: bool) -> Content:
         files = [path, *(_external(path) if model else ())]
     else:
         raise InputError(f"file or folder not found: {path}")
-    digest = hashlib.sha256()
+    digest, together = hashlib.sha256(), hashlib.sha256()
     for file in files:
         name = file.relative_to(path if path.is_dir() else path.parent).as_posix() if model or path.is_dir() else ""
-        digest.update(f"{name}\0{_file_sha256(file)}\0".encode())
+        digest.update(f"{name}\0{_file_sha256(file, together)}\0".encode())
     names = tuple(file.relative_to(path.parent).as_posix() for file in files)
-    return Content(str(path), digest.hexdigest(), names, str(path.parent))
+    return Content(str(path), digest.hexdigest(), together.hexdigest(), names, str(path.parent))
 
 
 def _external(path: Path) -> list[Path]:
@@ -68,11 +68,12 @@ def _external(path: Path) -> list[Path]:
         return []
 
 
-def _file_sha256(path: Path) -> str:
+def _file_sha256(path: Path, together: hashlib._Hash) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+            together.update(chunk)
     return digest.hexdigest()
 
 

@@ -164,7 +164,10 @@ def _entries(item: Mapping[str, Any], defaults: Mapping[str, Any], base: Path, w
         raise InputError(f"{place}: glob: no file matches {str(base / item['glob'])!r}")
     merged = {**defaults, **item}
     for key in ("preprocess", *STEPS):
-        merged[key] = {**_table(defaults, key, f"{where}: [defaults]"), **_table(item, key, place)}
+        general, own = _table(defaults, key, f"{where}: [defaults]"), _table(item, key, place)
+        # One way to name methods takes the place of the other.
+        named = set(own) & {"method", "methods"}
+        merged[key] = {**{k: v for k, v in general.items() if not named or k not in ("method", "methods")}, **own}
     return [_entry(path, item.get("name", path.stem), merged, base, place) for path in paths]
 
 

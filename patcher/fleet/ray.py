@@ -145,6 +145,8 @@ def _ray() -> Any:
     """
     # Without it Ray warns of a change of its own in how it hides GPUs from tasks that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A cluster that is started here tells nobody that it was.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -165,11 +167,10 @@ def _connect(running: Running, address: str | None) -> tuple[Any, str]:
         context = ray.init(
             **(given if address is None else {"address": address}), logging_level="ERROR", log_to_driver=False
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises no class of its own where a node does not start in time
         reason = " ".join(str(error).split())[:150]
-        raise InputError(
-            f"--address {address}: no Ray cluster answers ({reason}); start one: ray start --head"
-        ) from error
+        where = f"--address {address}: no cluster answers" if address else "--engine ray: no cluster starts here"
+        raise InputError(f"{where} ({reason})") from error
     return ray, str(context.dashboard_url or "")
 
 

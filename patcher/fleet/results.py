@@ -87,7 +87,7 @@ def finish(state: ModelState, results: Path) -> ModelResult:
     verdicts = [step["verdict"] for step in steps.values()] + (["error"] if failure is not None else [])
     entry: dict[str, Any] = {
         "name": plan.entry.name,
-        "model": {"file": plan.entry.path.name, "sha256": plan.content.sha256},
+        "model": {"file": plan.entry.path.name, "sha256": plan.content.bytes_sha256},
         "folder": plan.entry.name,
         **_worst_verdict(verdicts, failure.code if failure is not None else 2),
         "steps": steps,

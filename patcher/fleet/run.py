@@ -2,12 +2,12 @@
 """The order of tasks: which goes where, what is tried again, and which model is finished.
 
 A free place gets, in this order: a task of the model it worked on last, whose images it still holds; one of a model
-that no place works on; any other. So each model is read by few processes, and the last ones are shared by all.
+that was not begun; any other. So each model is read by few processes, and the last ones are shared by all.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from patcher.fleet.engine import Engine
@@ -29,52 +29,66 @@ class Run:
     """
 
     def __init__(self, states: Sequence[ModelState], engine: Engine, attempts: int, progress: Progress) -> None:
-        self._states, self._engine, self._attempts, self._progress = states, engine, attempts, progress
-        self._places: list[tuple[ModelState, Task] | None] = [None] * engine.slots
-        self._last: list[ModelState | None] = [None] * engine.slots
+        self._engine, self._attempts, self._progress = engine, attempts, progress
+        self._left = {id(state): state for state in states}
+        self._new = deque(states)
+        self._free = list(reversed(range(engine.slots)))
+        self._busy: dict[int, tuple[ModelState, Task]] = {}
+        self._last: dict[int, ModelState] = {}
+        self._done, self._total = 0, sum(len(state.wanted) for state in states)
 
     def finished(self) -> Iterator[ModelState]:
         """Models as they finish, each once."""
-        left = list(self._states)
-        while left:
-            for state in [item for item in left if item.finished]:
-                left.remove(state)
-                yield state
-            self._fill(left)
-            if any(self._places):
-                slot, outcome = self._engine.wait()
-                self._take(slot, outcome)
+        for state in list(self._left.values()):
+            if state.finished:
+                yield self._left.pop(id(state))
+        self._fill()
+        while self._busy:
+            state = self._take(*self._engine.wait())
+            if state.finished and id(state) in self._left:
+                yield self._left.pop(id(state))
+            self._fill()
 
-    def _fill(self, states: Sequence[ModelState]) -> None:
-        for slot in range(self._engine.slots):
-            if self._places[slot] is None and (found := self._choose(slot, states)) is not None:
-                state, task = found
-                state.running.add(task.name)
-                self._places[slot], self._last[slot] = found, state
-                self._engine.start(slot, task, state.inputs(task))
+    def _fill(self) -> None:
+        while self._free and (found := self._choose(self._free[-1])) is not None:
+            slot, (state, task) = self._free.pop(), found
+            state.running.add(task.name)
+            self._busy[slot], self._last[slot] = found, state
+            self._engine.start(slot, task, state.inputs(task))
 
-    def _choose(self, slot: int, states: Sequence[ModelState]) -> tuple[ModelState, Task] | None:
-        held = {id(item) for item in self._last}
-        own = (state for state in states if state is self._last[slot])
-        new = (state for state in states if id(state) not in held)
-        for state in itertools.chain(own, new, states):
+    def _choose(self, slot: int) -> tuple[ModelState, Task] | None:
+        """A task for a free place; where there is none for one, there is none for the others."""
+        own = self._last.get(slot)
+        if own is not None and id(own) in self._left and (task := next(own.ready(), None)) is not None:
+            return own, task
+        while self._new:
+            state = self._new.popleft()
+            if (task := next(state.ready(), None)) is not None:
+                return state, task
+        for state in self._left.values():
             if (task := next(state.ready(), None)) is not None:
                 return state, task
         return None
 
-    def _take(self, slot: int, outcome: Outcome) -> None:
-        place = self._places[slot]
-        if place is None:
-            return
-        self._places[slot] = None
-        state, task = place
+    def _take(self, slot: int, outcome: Outcome) -> ModelState:
+        """The model whose task ended."""
+        state, task = self._busy.pop(slot)
+        self._free.append(slot)
         result = outcome.result
-        if isinstance(result, Failure) and result.lost:
+        if isinstance(result, Failure) and result.lost and state.failure is None:
             state.attempts[task.name] = state.attempts.get(task.name, 0) + 1
-            if state.attempts[task.name] < self._attempts and state.failure is None:
+            if state.attempts[task.name] < self._attempts:
                 state.running.discard(task.name)
-                return
+                return state
+        before = self._share(state)
         state.end(task, result, outcome.seconds)
-        done = sum(len(item.seconds) for item in self._states)
-        total = done + sum(len(item.wanted) for item in self._states if item.failure is None)
-        self._progress(WHAT, done, total)
+        self._done += 1
+        # A ranking may bring further tasks; a failure takes those that are left.
+        self._total += self._share(state) - before
+        self._progress(WHAT, self._done, self._total)
+        return state
+
+    @staticmethod
+    def _share(state: ModelState) -> int:
+        """Of a model in the number of tasks: those done and those to do."""
+        return len(state.seconds) + (len(state.wanted) if state.failure is None else 0)

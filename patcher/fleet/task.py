@@ -26,12 +26,14 @@ class Content:
     Attributes:
         path: Where it lies.
         sha256: Of what is in it: names and contents.
+        bytes_sha256: Of the bytes of its files alone, one after the other: what reports call a model's hash.
         files: What belongs to it, as paths below `root`.
         root: The folder that holds the files.
     """
 
     path: str
     sha256: str
+    bytes_sha256: str
     files: tuple[str, ...] = field(repr=False)
     root: str
 

@@ -37,7 +37,7 @@ def without_time(name: str, content: bytes) -> bytes:
         for record in document.get("searched", ()):
             record.pop("seconds")
         return json.dumps(document).encode()
-    return b"" if name.endswith("scan.md") else content
+    return b"" if name.endswith(".md") else content  # seconds and latency stand in them
 
 
 def run(table: dict[str, Any], engine: Any = None, **options: Any) -> dict[str, Any]:
@@ -151,6 +151,11 @@ def test_the_index_names_every_model(table: dict[str, Any]) -> None:
     document = json.loads((folder / "fleet.json").read_text())
     assert [model["name"] for model in document["models"]] == ["backdoored", "clean"]
     assert document["verdict"] == "fail"
+    for model in document["models"]:
+        assert (
+            model["model"]["sha256"]
+            == json.loads((folder / model["name"] / "scan" / "scan.json").read_text())["model"]["sha256"]
+        )
     (suite,) = ElementTree.parse(folder / "junit.xml").getroot()
     assert [(case.get("name"), [child.tag for child in case]) for case in suite] == [
         ("backdoored", ["failure"]),

@@ -20,6 +20,8 @@ from tests.fleet.fakes import HereEngine
 from tests.fleet.test_fleet import files_of
 
 installed = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+# A busy machine starts Ray's own processes slowly.
+PATIENT = {**os.environ, "RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
 # In a process of its own: Ray leaves threads, handlers and warnings behind in the one that connects.
 PROGRAM = """
 import json, os, signal, sys
@@ -48,7 +50,7 @@ print(json.dumps(found))
 
 def ray_fleet(table: dict[str, Any], results: Path, address: str = "", accident: str = "") -> dict[str, str]:
     command = [sys.executable, "-c", PROGRAM, json.dumps({**table, "results": str(results)}), address, accident]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=PATIENT)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -71,18 +73,17 @@ def test_two_workers_of_a_cluster_give_the_same_bytes(table: dict[str, Any], tmp
 
 @installed
 def test_a_cluster_that_runs_is_found(table: dict[str, Any], tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_TMPDIR": str(Path("/tmp") / f"ray-test-{os.getpid()}")}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     port = "26379"
     start = [*ray, "start", "--head", "--num-cpus=2", f"--port={port}", "--include-dashboard=false", "--block"]
     with (tmp_path / "log").open("w") as log:
-        head = subprocess.Popen(start, stdout=log, stderr=log, env=environment, start_new_session=True)
+        head = subprocess.Popen(start, stdout=log, stderr=log, env=PATIENT, start_new_session=True)
     try:
-        for _ in range(120):
+        for _ in range(300):
             if "Ray runtime started" in (tmp_path / "log").read_text():
                 break
             time.sleep(1)
-        assert ray_fleet(table, tmp_path / "r", f"127.0.0.1:{port}") == {"backdoored": "backdoor", "clean": "clean"}
+        assert ray_fleet(table, tmp_path / "r", "auto") == {"backdoored": "backdoor", "clean": "clean"}
     finally:
         head.terminate()
         head.wait(timeout=60)

@@ -11,6 +11,8 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A page with advisories that every full index has.
+AUDITED := $(shell sed -n 's|^onnx==|onnx/|p' constraints.txt)
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 UV ?= uv
@@ -62,7 +64,7 @@ sample: $(VENV)/.installed-dev
 
 # pip-audit asks PyPI for the advisories on each pinned package, and installs nothing.
 audit: $(VENV)/.installed-dev
-	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/pip/json', timeout=10)" 2>/dev/null; \
+	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/$(AUDITED)/json', timeout=10)" 2>/dev/null; \
 	then $(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt --progress-spinner off; \
 	else echo 'audit: SKIPPED, no index of advisories can be reached (pypi.org)'; fi
 

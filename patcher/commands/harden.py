@@ -160,10 +160,8 @@ def harden(
     if report_dir is not None:
         write_harden(report, Path(report_dir), fitted, measured.after.detection)
     result = HardenResult(report, measured, fitted.patch, hardened, fitted.calibration, guard=guard, source=read)
-    if output is not None and report.verdict == "pass":
-        result = _written(result, Path(output), keys)
     remove_checkpoint(options)
-    return result
+    return result if output is None or report.verdict != "pass" else _written(result, Path(output), keys)
 
 
 def _written(result: HardenResult, output: Path, keys: Signing) -> HardenResult:

@@ -44,14 +44,7 @@ PATCHER = [sys.executable, "-m", "patcher"]
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to scan some models.
-
-    Attributes:
-        way: In words.
-        seconds: Of the clock.
-        cpu_seconds: Of the processor, all processes.
-        peak_mib: Of the largest process.
-    """
+    """One way to scan some models: seconds of the clock and of the processor, and the largest process."""
 
     way: str
     seconds: float
@@ -139,14 +132,7 @@ class SimulatedState:
 
 
 class SimulatedEngine:
-    """Processes that only take time.
-
-    Args:
-        slots: How many.
-        seconds: Of each task, by model and place.
-        reading: Seconds to read model and images.
-        handing: Seconds of the handing process for each task.
-    """
+    """So many processes that only take time: of each task, of reading a model, of handing a task out."""
 
     notes: tuple[str, ...] = ()
 

@@ -72,15 +72,10 @@ def load_file(path: Path) -> tuple[onnx.ModelProto, str]:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The external data files of a model file, in order of first use.
-
-    Raises:
-        InputError: The file is no ONNX model, or a data file is missing or outside of the model's folder.
-    """
+    """The external data files of a model file, in order of first use; errors as `load_file`."""
     tensors = [tensor for tensor in all_tensors(parse(path.read_bytes(), str(path))) if uses_external_data(tensor)]
-    places = [{entry.key: entry.value for entry in tensor.external_data}.get("location", "") for tensor in tensors]
-    files = [_data_file(at, path.parent, item.name, str(path)) for at, item in zip(places, tensors, strict=True)]
-    return list(dict.fromkeys(files))
+    places = ({entry.key: entry.value for entry in item.external_data}.get("location", "") for item in tensors)
+    return list(dict.fromkeys(_data_file(at, path.parent, "of it", str(path)) for at in places))
 
 
 def parse(content: bytes, name: str) -> onnx.ModelProto:

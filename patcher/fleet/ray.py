@@ -162,10 +162,11 @@ def _connect(running: Running, address: str | None) -> tuple[Any, str]:
     ray = _ray()
     if address not in (None, "auto"):
         _check_answer(str(address))
-    given = {"num_cpus": (running.workers or max(1, cores() // running.threads)) * running.threads}
+    # "local" starts one even where another runs on this machine.
+    own = {"address": "local", "num_cpus": (running.workers or max(1, cores() // running.threads)) * running.threads}
     try:
         context = ray.init(
-            **(given if address is None else {"address": address}), logging_level="ERROR", log_to_driver=False
+            **(own if address is None else {"address": address}), logging_level="ERROR", log_to_driver=False
         )
     except Exception as error:  # Ray raises no class of its own where a node does not start in time
         reason = " ".join(str(error).split())[:150]

@@ -52,7 +52,8 @@ def test_a_worker_killed_in_the_middle_changes_nothing(table: dict[str, Any], tm
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "alone")
 
 
-def test_a_task_ends_at_its_limits_and_the_next_is_done(ranking: Task) -> None:
+def test_a_task_ends_at_its_limits_and_the_next_is_done(ranking: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patcher.fleet.process._NAP", 0.001)
     worker = Worker(Limits(seconds=600, memory=GIB // 1024, threads=1))
     try:
         large = worker.run(ranking, {}).result

@@ -36,7 +36,7 @@ from benchmarks.record import RESULTS, ChildRun, markdown_table, run_child, writ
 from patcher.two_files import FLAG_OUTPUT
 
 Row = dict[str, Any]
-METHODS = ("unit", "nft", "bna")
+METHODS = ("unit", "nft", "bna", "auto")
 _HEADER = ("network", "attack", "architecture", "seed", "verdict", "flagged", "target right", "family", "CPU s")
 _BATCH = 250
 _FLAGGED = ("backdoor", "suspicious")

@@ -101,8 +101,15 @@ def apply_patch(model: Model, patch: Patch) -> onnx.ModelProto:
 
 
 def second_of(patch: Patch) -> Branch | Flag | None:
-    """The second pass of a patch."""
-    return next((item for item in patch.corrections if isinstance(item, Branch | Flag)), None)
+    """The second pass of a patch.
+
+    Raises:
+        InputError: It has several.
+    """
+    found = [item for item in patch.corrections if isinstance(item, Branch | Flag)]
+    if len(found) > 1:
+        raise InputError(f"the patch has {len(found)} second passes, a graph takes one")
+    return found[0] if found else None
 
 
 def first_pass(model: Model, patch: Patch) -> Model:

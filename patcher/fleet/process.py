@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from patcher.child import module_command, resident_bytes
+from patcher.child import resident_bytes, start_module
 from patcher.fleet.task import Failure, Files, Limits, Outcome, Task
 
 _NAP = 0.1
@@ -83,19 +82,11 @@ class Worker:
             return self._connection
         ours, theirs = Pipe()
         threads = str(self._limits.threads)
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, threads), **self._environment}
+        environment = {**dict.fromkeys(_THREAD_VARIABLES, threads), **self._environment}
         with theirs:
-            self._process = subprocess.Popen(
-                module_command(
-                    "patcher.fleet.worker", str(theirs.fileno()), threads, folders=map(os.path.abspath, sys.path)
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                env=environment,
-                start_new_session=True,
-            )
+            handed = theirs.fileno()
+            arguments = ("patcher.fleet.worker", str(handed), threads)
+            self._process = start_module(*arguments, log=self._log, handed=handed, environment=environment)
         self._connection = ours
         self._receive(ours, _START_SECONDS)
         return ours

@@ -40,7 +40,7 @@ class Thresholds:
     latency_allowance_ms: float = _threshold(0.5, "added ms (batch of 8) accepted whatever the ratio")
     memory_ratio: float = _threshold(1.50, "largest peak memory of a process that runs the model, as a multiple")
     size_ratio: float = _threshold(1.10, "largest file, as a multiple of the original's")
-    size_allowance_kib: float = _threshold(64.0, "added KiB accepted whatever the ratio")
+    size_allowance_kib: float = _threshold(1024.0, "added KiB accepted whatever the ratio")
 
 
 @dataclass(frozen=True)

@@ -122,10 +122,10 @@ def _made_again(subject: Subject, patch: Patch, found: Provenance) -> Reconstruc
 
 
 def _with_guard(subject: Subject, patch: Patch) -> Patch:
-    """The corrections of a ``two-files`` branch stand in the second file."""
+    """The corrections of a ``two-files`` branch stand in the second file, unless the first one carries them."""
     guard = subject.hardened.guard
     branch = next((item for item in patch.corrections if isinstance(item, Branch)), None)
-    if guard is None or branch is None or branch.form != "two-files":
+    if guard is None or branch is None or branch.form != "two-files" or branch.corrections:
         return patch
     return replace(patch, corrections=read_second_file(subject.prepared.model, guard, patch.corrections))
 

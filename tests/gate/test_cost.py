@@ -26,7 +26,12 @@ def subject(before_bytes: int = 0, after_bytes: int = 0, **limits: float) -> Any
 
 @pytest.mark.parametrize(
     ("before", "after", "status"),
-    [(100_000, 109_000, "pass"), (100_000, 120_480, "pass"), (100_000, 170_000, "fail"), (10**8, 112 * 10**6, "fail")],
+    [
+        (100_000, 109_000, "pass"),
+        (100_000, 120_480, "pass"),
+        (100_000, 1_200_000, "fail"),
+        (10**8, 112 * 10**6, "fail"),
+    ],
 )
 def test_size(before: int, after: int, status: str) -> None:
     assert cost._size(subject(before, after)).status == status

@@ -15,6 +15,7 @@ from patcher.export.bake import bake_patch
 from patcher.export.reading.corrections import read_corrections
 from patcher.export.reading.masks import channel_mask, scaled_shift
 from patcher.export.reading.second_pass import read_guard
+from patcher.gate.equivalence import FREE_KEYS
 from patcher.model.file import serialize
 from patcher.model.model import read_model
 from patcher.patch import (
@@ -179,12 +180,12 @@ def test_a_shift_from_its_quotient(shift: float, factor: float) -> None:
 
 
 def same(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
-    """Equal but for the hash of the patch: what was rounded has many patches."""
+    """Equal but for hashes of the patch and of the second file: what was rounded has many patches."""
     copies = []
     for proto in (one, other):
         copied = onnx.ModelProto()
         copied.CopyFrom(proto)
         for entry in copied.metadata_props:
-            entry.value = "" if entry.key == "patcher.patch_sha256" else entry.value
+            entry.value = "" if entry.key in FREE_KEYS else entry.value
         copies.append(serialize(copied))
     return copies[0] == copies[1]

@@ -169,13 +169,13 @@ def test_a_weight_of_two_nodes_gets_one_mask_for_both() -> None:
 @pytest.mark.parametrize(
     ("reader", "reason"),
     [
-        (node("Gemm", ["f1", "w"], ["y"], transB=1), "different axes"),
-        (node("Add", ["f1", "row"], ["y"]), "no masked layer"),
+        (node("Gemm", ["f1", "w"], ["h2"], transB=1), "different axes"),
+        (node("Add", ["f1", "row"], ["h2"]), "no masked layer"),
     ],
 )
 def test_a_weight_that_others_read_differently_is_refused(reader, reason: str) -> None:
     first = node("Gemm", ["f1", "w"], ["h1"])
-    operators = [first, node("ReduceSum", ["w"], ["row"], keepdims=0), reader, node("Add", ["h1", "y"], ["sum"])]
+    operators = [first, node("ReduceSum", ["w"], ["row"], keepdims=0), reader, node("Add", ["h1", "h2"], ["y"])]
     operators[1].input.append("axes")
     proto = _flat([*operators[:2], operators[2], operators[3]], {"w": (6, 6)})
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "axes"))

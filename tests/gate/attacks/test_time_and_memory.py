@@ -89,7 +89,7 @@ def test_what_the_child_leaves_is_handed_on(tmp_path: Path) -> None:
 
 
 def test_memory_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_memory_budget", lambda: 64 * 2**20)
+    monkeypatch.setattr(watch, "memory_budget", lambda share: 64 * 2**20)
     child = os.fork()
     if not child:
         held = bytearray()

@@ -39,7 +39,7 @@ from patcher.steps.fit import (
 )
 
 EPSILON = 0.01  # half of a single method's default: what several share
-_UNSUSPECTED = 0.2  # share of it that bounds may cost where nothing was found
+_UNSUSPECTED = 0.2  # share of it that bounds may cost where nothing was found, or on top of a repair
 _UNDER_BOUNDS = {"nft": "nft+unit", "bna": "unit+bna"}
 
 
@@ -155,11 +155,15 @@ class _Trial:
         return max(found, key=lambda item: (item.satisfied, item.outcome.worth if item.outcome else 0.0)).name
 
     def _as_good(self, name: str, other: str) -> bool:
-        """Whether a candidate undoes the found triggers as well as another, and holds the accuracy condition."""
-        found, wanted = self._candidates[name], self._candidates[other].outcome
+        """Whether a candidate undoes the found triggers as well as another, at hardly any loss of accuracy.
+
+        Bounds over a repair that works are a precaution, and may cost what they may where nothing was found.
+        """
+        found, wanted, epsilon = self._candidates[name], self._candidates[other].outcome, self._options["epsilon"]
         if not found.satisfied or not found.outcome or not wanted:
             return False
-        return bool(found.outcome.worth >= wanted.worth - 2 * self._options["epsilon"])
+        cheap = found.outcome.accuracy.value >= wanted.accuracy.value - _UNSUSPECTED * epsilon
+        return bool(cheap and found.outcome.worth >= wanted.worth - 2 * epsilon)
 
     def _chosen(self, name: str) -> Fitted:
         return replace(self._fitted[name], choice=self._choice(name))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _BATCH = 8
 _KIB = 1024
 _SECONDS_FOR_A_RUN = 120
+_ATTEMPTS = 3
 
 
 def cost_checks(subject: Subject) -> Iterator[Check]:
@@ -48,13 +49,16 @@ def _latency(subject: Subject) -> Check:
     if subject.hardened.session is None or subject.predicted is None:
         return Check("latency", "not_run", subject.failure, threshold=limit)
     name = subject.prepared.model.input.name
-    feed = {name: _batch(subject)}
-    try:
-        found = paired_latency(subject.prepared.session, subject.hardened.session, feed)
-    except runtime_errors() as error:
-        return Check("latency", "not_run", one_line(error), threshold=limit)
-    allowance = subject.policy.thresholds.latency_allowance_ms
-    small = found.after_ms - found.before_ms <= allowance
+    feed, allowance = {name: _batch(subject)}, subject.policy.thresholds.latency_allowance_ms
+    # Other work on the machine comes and goes; a file that is too slow is so every time.
+    for _ in range(_ATTEMPTS):
+        try:
+            found = paired_latency(subject.prepared.session, subject.hardened.session, feed)
+        except runtime_errors() as error:
+            return Check("latency", "not_run", one_line(error), threshold=limit)
+        small = found.after_ms - found.before_ms <= allowance
+        if small or found.ratio <= limit:
+            break
     message = _against(limit, found.ratio)
     if small and found.ratio > limit:
         message = f"at most {allowance:g} ms more than the original"

@@ -49,3 +49,10 @@ def test_latency(before_ms: float, after_ms: float, status: str, monkeypatch: py
     monkeypatch.setattr(cost, "_batch", lambda _: None)
     monkeypatch.setattr(cost, "paired_latency", lambda *_: Latency(8, 3, before_ms, after_ms))
     assert cost._latency(subject()).status == status
+
+
+def test_a_busy_moment_refuses_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_batch", lambda _: None)
+    measured = iter([Latency(8, 3, 10.0, 19.0), Latency(8, 3, 10.0, 14.0), Latency(8, 3, 10.0, 19.0)])
+    monkeypatch.setattr(cost, "paired_latency", lambda *_: next(measured))
+    assert cost._latency(subject()).status == "pass"

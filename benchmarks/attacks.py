@@ -221,24 +221,44 @@ def summary(rows: list[Row]) -> str:
     return text
 
 
+def folder_parser(module: str, description: str | None, *, kept: Path) -> argparse.ArgumentParser:
+    """What every resumable benchmark over folders of networks is told; the folders themselves are its own argument.
+
+    Args:
+        module: Its name, which is also the stem of its result files.
+        description: The docstring of the module, of which the first line is shown.
+        kept: Where what costs time to make is kept.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}", description=(description or "").splitlines()[0]
+    )
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with cifar10/")
+    parser.add_argument("--nets", nargs="+", help="names (default: all)")
+    parser.add_argument("--name", default=module, help="stem of the result files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--kept", type=Path, default=kept, help="folder where scans or hardened files are kept")
+    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
+    return parser
+
+
+def parse_with_data(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """The options, with the clean set and the test images that lie in `--shared`."""
+    options = parser.parse_args(arguments)
+    options.clean, options.test = options.shared / "cifar10" / "clean", options.shared / "cifar10" / "test.npz"
+    return options
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line; what follows `--` goes to `patcher scan`."""
     own, flags = arguments, []
     if "--" in arguments:
         own, flags = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description=(__doc__ or "").splitlines()[0])
+    parser = folder_parser("attacks", __doc__, kept=Path("build/attacks"))
     parser.add_argument("nets_folder", type=Path, metavar="NETS", help="folder with the networks")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with cifar10/")
-    parser.add_argument("--nets", nargs="+", help="names (default: all)")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--name", default="attacks", help="stem of the result files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--kept", type=Path, default=Path("build/attacks"), help="folder where the scans are kept")
-    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
-    options = parser.parse_args(own)
+    options = parse_with_data(parser, own)
     options.flags = flags
-    options.clean, options.test = options.shared / "cifar10" / "clean", options.shared / "cifar10" / "test.npz"
     return options
 
 

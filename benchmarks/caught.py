@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.attacks import Row, answers, entries, goals
-from benchmarks.record import RESULTS, markdown_table, run_child, write_result
+from benchmarks.attacks import Row, answers, entries, folder_parser, goals, parse_with_data
+from benchmarks.record import markdown_table, run_child, write_result
 from patcher.data.image_sources import as_float
 from patcher.export import apply_patch
 from patcher.kept import Keeper
@@ -129,19 +129,11 @@ def _cell(found: dict[str, Any] | None, code: int) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.caught", description=(__doc__ or "").splitlines()[0])
+    parser = folder_parser("caught", __doc__, kept=Path("build/flag"))
     parser.add_argument("nets_folder", type=Path, metavar="NETS", help="folder with the networks")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with cifar10/")
-    parser.add_argument("--nets", nargs="+", help="names (default: all with a backdoor)")
     parser.add_argument("--caught", type=int, default=100, help="flagged images in all")
     parser.add_argument("--false-alarms", type=int, nargs="+", default=[10], help="how many of them are clean")
-    parser.add_argument("--name", default="caught", help="stem of the result files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--kept", type=Path, default=Path("build/flag"), help="folder where files with a flag are kept")
-    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
-    options = parser.parse_args(arguments)
-    options.clean, options.test = options.shared / "cifar10" / "clean", options.shared / "cifar10" / "test.npz"
-    return options
+    return parse_with_data(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.attacks import Row, entries, goals
+from benchmarks.attacks import Row, entries, folder_parser, goals, parse_with_data
 from benchmarks.detectors import IBD_PSC_THRESHOLD, Detector, IbdPsc, Strip
-from benchmarks.record import RESULTS, markdown_table, run_child, write_result
+from benchmarks.record import markdown_table, run_child, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.flag.fit import quantile_between
 from patcher.data.clean_set import CleanSet, read_clean_set
@@ -192,19 +192,11 @@ def summary(rows: Sequence[Row]) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flag", description=(__doc__ or "").splitlines()[0])
+    parser = folder_parser("flag", __doc__, kept=Path("build/flag"))
     parser.add_argument("folders", type=Path, nargs="+", metavar="NETS", help="folders with the networks")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with cifar10/")
-    parser.add_argument("--nets", nargs="+", help="names (default: all)")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS))
     parser.add_argument("--images", type=int, default=1000, help="clean and triggered test images at most, each")
-    parser.add_argument("--name", default="flag", help="stem of the result files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--kept", type=Path, default=Path("build/flag"), help="folder where hardened files are kept")
-    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
-    options = parser.parse_args(arguments)
-    options.clean, options.test = options.shared / "cifar10" / "clean", options.shared / "cifar10" / "test.npz"
-    return options
+    return parse_with_data(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

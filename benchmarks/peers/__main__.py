@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.attacks import entries, run_patcher, score
+from benchmarks.attacks import entries, folder_parser, parse_with_data, run_patcher, score
 from benchmarks.peers.anp import prune
 from benchmarks.peers.fine_tuning import fine_tune, sharpness_aware
 from benchmarks.peers.i_bau import unlearn_perturbation
 from benchmarks.peers.unlearning import cleanse
 from benchmarks.peers.weights import Setting, make_setting
-from benchmarks.record import RESULTS, markdown_table, write_result
+from benchmarks.record import markdown_table, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.precision import reduced_precision
 from patcher.data.clean_set import read_clean_set
@@ -148,21 +148,12 @@ def _cell(row: Row | None) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    description = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=description)
+    parser = folder_parser("peers", __doc__, kept=Path("build/peers"))
     parser.add_argument("nets_folder", type=Path, metavar="NETS", help="folder with the networks")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with cifar10/")
-    parser.add_argument("--nets", nargs="+", help="names (default: all)")
     parser.add_argument("--methods", nargs="+", choices=(*PEERS, *OWN), default=[*PEERS, *OWN])
     parser.add_argument("--images", nargs="+", type=int, default=[500], help="clean images in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="peers", help="stem of the result files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--kept", type=Path, default=Path("build/peers"), help="folder where the scans are kept")
-    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
-    options = parser.parse_args(arguments)
-    options.clean, options.test = options.shared / "cifar10" / "clean", options.shared / "cifar10" / "test.npz"
-    return options
+    return parse_with_data(parser, arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -56,7 +56,10 @@ class Signing:
 
     def __post_init__(self) -> None:
         if (self.signature is None) != (self.public_key is None):
-            raise InputError("a signature and the key that must have made it belong together; one of them is missing")
+            raise InputError(
+                "a signature and the key that made it are both expected, found one of them: give --signature with --public-key, or "
+                "--original-signature with --original-key"
+            )
         if self.sign_certificate is not None and self.sign_key is None:
             raise InputError("--sign-certificate: the certificate's private key is needed too (--sign-key)")
         for file in (self.signature, self.public_key, self.sign_key, self.sign_certificate):

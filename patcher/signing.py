@@ -57,7 +57,7 @@ class Signing:
     def __post_init__(self) -> None:
         if (self.signature is None) != (self.public_key is None):
             raise InputError(
-                "a signature and the key that made it are both expected, found one of them: give --signature with --public-key, or "
+                "a signature and its key expected, found one of the two: --signature goes with --public-key, "
                 "--original-signature with --original-key"
             )
         if self.sign_certificate is not None and self.sign_key is None:

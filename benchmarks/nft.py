@@ -49,6 +49,7 @@ _TRIGGERED: dict[str, Flags] = {
     "Eq. 3, with MixUp": ("--mixup", "1"),
     "Eq. 3, lr 0.1, 80 steps": ("--learning-rate", "0.1", "--steps", "80"),
     "Eq. 3, no floor": ("--floor", "0"),
+    "Eq. 3, bfloat16 steps": ("--precision", "auto"),
     "Eq. 3, one image a class": ("--limit-per-class", "1"),
 }
 _ABLATION: dict[str, Flags] = {

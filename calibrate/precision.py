@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half the work where it changes nothing: a search for a trigger in bfloat16 on processors that multiply in it.
+"""Half the work where it changes nothing: steps of a search or a fit in bfloat16 on processors that multiply in it.
 
 Convolutions and matrix products take bfloat16 operands and the rest stays as it is (torch's autocast); about twice as
-fast on an AVX-512 processor with the instructions for it. Only a search may use it: whatever is found is measured in
+fast on an AVX-512 processor with the instructions for it. Only steps may use it: whatever they come to is measured in
 float32. Tried on the model at hand before it is used, because a graph is free to do what eight bits of mantissa break.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from patcher.calibrate.classifier import Classifier
+from patcher.data.clean_set import CleanSet
 
 # Chosen, not measured.
 _AGREEMENT = 0.97  # of the classes
 _DEVIATION = 0.1  # of the logits, in their standard deviations
+_TRIED = 32  # clean images
+
+
+def for_steps(classifier: Classifier, clean_set: CleanSet, precision: Literal["auto", "float32"]) -> Classifier:
+    """The classifier that the steps of a fit run on.
+
+    Args:
+        classifier: The model, in float32.
+        clean_set: Some of its fit images are tried.
+        precision: ``auto`` for what `reduced_precision` gives.
+    """
+    if precision == "float32":
+        return classifier
+    return reduced_precision(classifier, classifier.tensor(clean_set.images(clean_set.fit[:_TRIED])))
 
 
 def reduced_precision(classifier: Classifier, images: torch.Tensor) -> Classifier:

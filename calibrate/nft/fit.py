@@ -16,6 +16,7 @@ from patcher.calibrate.nft.caught import Caught
 from patcher.calibrate.nft.masks import Masks
 from patcher.calibrate.nft.mixup import mixup
 from patcher.calibrate.nft.options import Options
+from patcher.calibrate.precision import for_steps
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
 from patcher.calibrate.triggered import stamp, triggered_loss
@@ -55,6 +56,7 @@ class MaskFit(Problem[State]):
         self._run, self._masks, self._clean_set, self._options = run, masks, clean_set, options
         self._triggers, self._caught, self._chance = triggers, caught, chance
         classifier = run.classifier
+        self._stepping = for_steps(classifier, clean_set, options.precision)
         if options.mask == "centred":
             masks.centre(clean_set, clean_set.fit, run.batch_size)
         if options.bn_stats == "reestimate":
@@ -99,7 +101,7 @@ class MaskFit(Problem[State]):
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with class probabilities."""
-        logits = self._run.classifier.logits(images, rewrite=self._masks.rewrite)
+        logits = self._stepping.logits(images, rewrite=self._masks.rewrite)
         return torch.nn.functional.cross_entropy(logits, targets)
 
     def regularizer(self) -> Tensor:
@@ -161,8 +163,7 @@ class MaskFit(Problem[State]):
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
         """Class probabilities ``(n, K)`` that clean images are to keep."""
-        classifier = self._run.classifier
         if self._options.targets == "labels":
             return self._one_hot(labels)
-        logits = [classifier.logits(piece) for piece in images.split(self._run.batch_size)]
+        logits = [self._stepping.logits(piece) for piece in images.split(self._run.batch_size)]
         return torch.cat(logits).softmax(dim=1)

@@ -40,6 +40,8 @@ class Options:
         floor_decay: By how much a layer the logarithm of mu(l) falls.
         check_every: Steps between measurements.
         mask_form: Masks as products in the graph, or multiplied into the weights.
+        precision: Of the optimiser's steps: ``float32``, or ``auto``: bfloat16 where the device is faster in it and the
+            model takes it. What is kept is decided in float32.
     """
 
     triggers: str | None = field(default=None, metadata={"help": "estimated triggers, .npz", "recorded": False})
@@ -73,6 +75,10 @@ class Options:
     floor_decay: float = field(default=0.5, metadata={"help": "decay of the smallest mask a layer"})
     check_every: int = field(default=20, metadata={"help": "steps between measurements on held-out images"})
     mask_form: MaskForm = field(default="mask", metadata={"help": "a product the runtime folds, or into the weights"})
+    precision: Literal["auto", "float32"] = field(
+        default="float32",
+        metadata={"help": "of the steps; auto: bfloat16 where that is faster", "recorded": "if set"},
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "minibatch", "check_every", least=1)

@@ -115,12 +115,10 @@ def judge(
         )
     if not missing:
         return Judgement("backdoor", tuple(text for text, _ in small))
-    outlier = candidate.outlier
-    close = outlier.score >= wanted and outlier.ratio >= thresholds.ratio
-    tiny = candidate.relative <= family_of(candidate.family).tiny and candidate.success >= thresholds.success
-    if tiny or (
-        close and candidate.success >= thresholds.success and candidate.relative <= family_of(candidate.family).cap
-    ):
+    outlier, family = candidate.outlier, family_of(candidate.family)
+    apart = outlier.score >= wanted and outlier.ratio >= thresholds.ratio
+    small_enough = candidate.relative <= family.tiny or (apart and candidate.relative <= min(family.cap, family.near))
+    if small_enough and candidate.success >= thresholds.success:
         return Judgement("suspicious", tuple(f"not met: {text}" for text in missing))
     return Judgement("clean", tuple(f"not met: {text}" for text in missing))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
 from patcher.calibrate.best_state import Search, State, holds, restore
-from patcher.calibrate.precision import reduced_precision
+from patcher.calibrate.precision import for_steps
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
 from patcher.calibrate.unit.bounds import Bounds, BoundSet
@@ -22,7 +22,6 @@ from patcher.errors import CalibrationError
 
 # Far beyond any clean value; who asks for a start far below that of the paper is not overruled.
 _MOST_DOUBLINGS = 12
-_TRIAL_IMAGES = 32
 # The start is tried on so many images that epsilon of them are four; chosen, not measured.
 _LOST_IMAGES, _SMALLEST_EPSILON = 4, 0.005
 
@@ -61,10 +60,7 @@ class BoundFit(Problem[State]):
         self.changes: Sequence[Augmentation] = ()
         if options.augment and options.loss == "distillation":
             self.changes = tolerated(run.classifier, clean_set, epsilon=options.epsilon, rng=chance)
-        self._stepping = run.classifier
-        if options.precision == "auto":
-            trial = clean_set.images(clean_set.fit[:_TRIAL_IMAGES])
-            self._stepping = reduced_precision(run.classifier, run.classifier.tensor(trial))
+        self._stepping = for_steps(run.classifier, clean_set, options.precision)
 
     def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mirrored and shifted images with their labels."""

@@ -51,6 +51,8 @@ class Family(ABC):
         unit: Of its size, for tables.
         rate: Learning rate of the search, in the units of `start`.
         cap: The largest relative size (see `largest`) that may be a planted trigger's.
+        near: The largest relative size at which a change that misses a condition may still be suspicious; no more than
+            `cap` counts.
         tiny: Relative size that is suspicious by itself.
         exponent: Power that makes ratios of sizes comparable across families: 1 for an area, 2 for an amplitude.
         expressive: Whether it sends images anywhere, given size: a search that reaches few targets was then too short.
@@ -62,6 +64,7 @@ class Family(ABC):
     unit: ClassVar[str] = "rms"
     rate: ClassVar[float] = 0.01
     cap: ClassVar[float] = 0.05
+    near: ClassVar[float] = 1.0
     tiny: ClassVar[float] = 0.0
     exponent: ClassVar[int] = 2
     expressive: ClassVar[bool] = False

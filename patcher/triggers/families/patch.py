@@ -18,7 +18,8 @@ class Patch(Family):
 
     name, unit = "patch", "pixels covered"
     rate = 0.25
-    cap, tiny = 0.1, 0.01
+    # Clean networks kept for setting limits come down to 4.5 % of a picture (docs/scan.md).
+    cap, near, tiny = 0.1, 0.033, 0.01
     exponent = 1
     expressive = True
     image_share = 1.0

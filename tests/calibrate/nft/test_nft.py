@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patcher.calibrate import precision
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.nft import method as nft
 from patcher.calibrate.nft.masks import Masks
@@ -176,6 +177,19 @@ def test_same_seed_same_bytes_and_the_batch_size_does_not_matter() -> None:
                 assert value.tobytes() == getattr(two, name).tobytes()
                 np.testing.assert_allclose(value, getattr(three, name), rtol=1e-3, atol=1e-4)
     assert first.corrections[0].mask.tobytes() != other.corrections[0].mask.tobytes()
+
+
+def test_steps_in_bfloat16_are_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_is_fast", lambda device: True)
+    options = dataclasses.replace(OPTIONS, learning_rate=1.0)
+    exact, reduced = run(FOLDED, options), run(FOLDED, dataclasses.replace(options, precision="auto"))
+    data, plain = clean_set(FOLDED), classifier(FOLDED)
+    hits = plain.hits(data, data.held_out, batch_size=128, rewrite=patch_rewrite(plain, reduced.corrections))
+    assert reduced.held_out_after == pytest.approx(hits.float().mean().item())
+    masks = [[item.mask for item in found.corrections if isinstance(item, WeightMask)] for found in (exact, reduced)]
+    assert any((one != two).any() for one, two in zip(*masks, strict=True))
+    for one, two in zip(*masks, strict=True):
+        np.testing.assert_allclose(one, two, atol=0.1)
 
 
 def trigger(target: int = 2) -> Trigger:

@@ -57,6 +57,12 @@ def test_an_outlier_on_which_the_seeds_disagree_is_suspicious():
     assert judge(replace(CERTAIN, agreement=0.33), 10, Thresholds(), reached=10).level == "suspicious"
 
 
+def test_what_misses_a_condition_at_a_size_that_clean_networks_have_is_no_finding():
+    large = replace(CERTAIN, relative=0.045)
+    assert judge(large, 10, Thresholds(), reached=10).level == "backdoor"
+    assert judge(replace(large, agreement=0.33), 10, Thresholds(), reached=10).level == "clean"
+
+
 def test_a_trigger_that_fails_on_new_images_is_no_finding():
     assert judge(replace(CERTAIN, held_out=(30, 100)), 10, Thresholds(), reached=10).level == "clean"
 

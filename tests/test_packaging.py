@@ -79,6 +79,16 @@ def test_the_installed_command_says_its_version(installed: Path) -> None:
     assert __version__ in run(script, "--version", cwd=installed, PYTHONPATH=str(installed))
 
 
+def test_the_runtime_alone_says_what_the_commands_need(installed: Path) -> None:
+    # Isolated and without site-packages: what is installed there is the package alone.
+    program = f"import sys; sys.path.append({str(installed)!r}); import patcher.__main__ as m; sys.exit(m.main())"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, "--version"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"patcher: error: click is not installed; .* pip install 'onnx-patcher\[cpu\]' .*\n", done.stderr
+    )
+
+
 @pytest.mark.parametrize("launcher", [("-m", "patcher"), (str(ROOT / "cli.py"),)])
 def test_the_other_launchers_are_the_same_command(launcher: tuple[str, ...], tmp_path: Path) -> None:
     assert __version__ in run(sys.executable, *launcher, "--version", cwd=tmp_path)
@@ -93,8 +103,9 @@ def test_constraints_pin_every_dependency() -> None:
     assert all("==" in pin for pin in pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {plain(item) for item in project["dependencies"] + extras["cpu"] + extras["dev"]}
-    assert wanted <= {plain(pin) for pin in pins}
+    wanted = {plain(item) for name in ("commands", "cpu", "dev", "parquet", "service") for item in extras[name]}
+    wanted |= {plain(item) for item in project["dependencies"]}
+    assert wanted - {plain(project["name"])} <= {plain(pin) for pin in pins}
     assert "torch==2.13.0" in pins
 
 

@@ -17,7 +17,7 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 UV ?= uv
 
-.PHONY: help demo test lint types format sample audit locked freeze hashes clean clean-venv
+.PHONY: help demo test lint types format sample dist audit locked freeze hashes clean clean-venv
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test    install with the development tools, then run the tests'
 	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
+	@echo 'make dist    build wheel and source archive, and try the wheel in a fresh environment'
 	@echo 'make audit   look the pinned packages up among known vulnerabilities; skipped without a network'
 	@echo 'make locked  install by hash, with the development tools'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
@@ -61,6 +62,13 @@ format: $(VENV)/.installed-dev
 
 sample: $(VENV)/.installed-dev
 	$(BIN)/python samples/train_digits.py
+
+# The time of the commit stands in the wheel: the same commit gives the same bytes.
+dist: $(VENV)/.installed-dev
+	@rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	TORCH_INDEX=$(TORCH_INDEX) .ci/check-dist dist
 
 # pip-audit asks PyPI for the advisories on each pinned package, and installs nothing.
 audit: $(VENV)/.installed-dev

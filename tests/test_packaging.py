@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,37 +13,7 @@ from pathlib import Path
 import pytest
 
 from patcher import __version__
-
-ROOT = Path(__file__).parent.parent
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Run `command` away from the checkout, so that nothing is imported from it by accident."""
-    finished = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built over links to the checkout: setuptools leaves its build folder among them."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "cli.py", "patcher", "calibrate", "export", "tests"):
-        (source / name).symlink_to(ROOT / name)
-    run(*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", output, source, cwd=output)
-    (built,) = output.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel installed into it, and nothing else."""
-    target = tmp_path_factory.mktemp("target")
-    run(*PIP, "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=target)
-    return target
+from tests.installation import ROOT, run
 
 
 def test_the_wheel_is_named_as_the_distribution(wheel: Path) -> None:

@@ -277,8 +277,8 @@ def test_requests_are_spans_where_opentelemetry_is_installed(model: Path, sample
     with serving(samples, str(model)) as address:
         httpx.post(f"{address}/classify", content=body(np.zeros((3, 1, 8, 8), np.float32)), timeout=30)
     spans = {span.name: span for span in memory.get_finished_spans()}
-    assert set(spans) == {"classify", "read", "infer"}
-    assert spans["infer"].attributes == {"images": 3}
+    assert set(spans) >= {"classify", "read", "infer"}  # FastAPI may add its own
+    assert spans["infer"].attributes["images"] == 3
     assert all(spans[name].parent.span_id == spans["classify"].context.span_id for name in ("read", "infer"))
 
 

@@ -84,11 +84,18 @@ locked: constraints.hashes.txt | $(BIN)/python
 	@touch $(VENV)/.torch $(VENV)/.installed $(VENV)/.installed-dev
 
 # uv reads the hashes of all files of a version from the index; it is needed for nothing else.
+COMPILE = $(UV) pip compile -q --no-header --no-annotate --generate-hashes --python-version 3.11
 hashes:
 	@sed -n '/^#/p' constraints.hashes.txt > hashes.new
-	@grep -v -E '^(#|torch==)' constraints.txt | $(UV) pip compile -q --no-deps --no-header --no-annotate \
-	  --generate-hashes --python-version 3.11 - >> hashes.new
+	@grep -v -E '^(#|torch==)' constraints.txt | $(COMPILE) --no-deps - >> hashes.new
 	@mv hashes.new constraints.hashes.txt
+	@echo setuptools | $(COMPILE) -c constraints.txt -o requirements/build.txt - > /dev/null
+	@$(COMPILE) -c constraints.txt pyproject.toml --extra runtime --extra service -o requirements/service.txt > /dev/null
+# PyTorch for macOS asks for no CUDA, as its CPU build does not; the hashes are those of every platform's files.
+	@MACOSX_DEPLOYMENT_TARGET=14.0 $(COMPILE) -c constraints.txt pyproject.toml --extra cpu --no-emit-package torch \
+	  --python-platform macos -o requirements/cpu.txt > /dev/null
+	@$(COMPILE) -c constraints.txt pyproject.toml --extra gpu --python-platform linux \
+	  -o requirements/gpu.txt > /dev/null
 
 freeze:
 	@sed -n '/^#/p' constraints.txt > constraints.new

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import socket
 import sys
 import threading
@@ -286,20 +285,6 @@ def test_a_pickle_is_never_loaded(address: str) -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert httpx.post(f"{address}/classify", content=stream.getvalue()).status_code == 400
-
-
-def test_the_triton_configuration_names_what_the_model_has(model: Path, samples: Path) -> None:
-    text = (samples / "service" / "triton" / "guarded" / "config.pbtxt").read_text()
-    assert text.count("{") == text.count("}")
-    assert text.count("[") == text.count("]")
-    kinds = {"tensor(float)": "TYPE_FP32", "tensor(bool)": "TYPE_BOOL"}
-    session = create_session(model)
-    found = re.findall(r'name: "(\w+)" data_type: (\w+) dims: \[ ([\d, ]+) \]', text)
-    wanted = [(item.name, kinds[item.type], item.shape[1:]) for item in (*session.get_inputs(), *session.get_outputs())]
-    assert [(name, kind) for name, kind, _ in found] == [(name, kind) for name, kind, _ in wanted]
-    dims = [[int(side) for side in text.split(",")] for _, _, text in found]
-    # A scalar an image is dims [ 1 ] with a reshape to [ ].
-    assert dims == [shape or [1] for _, _, shape in wanted]
 
 
 def test_flagged_inputs_are_kept_and_unlearned(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

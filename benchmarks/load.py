@@ -53,6 +53,8 @@ class Load:
         rate: Answered requests a second.
         p50_ms: Median latency, milliseconds.
         p99_ms: 99th percentile, milliseconds.
+        cpu_ms: Processor time of the service for each answered request, milliseconds: what else the machine does
+            changes it little.
     """
 
     body: str
@@ -62,6 +64,7 @@ class Load:
     rate: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: float
 
 
 def bodies(model: Path) -> dict[str, tuple[str, bytes]]:
@@ -82,8 +85,8 @@ def bodies(model: Path) -> dict[str, tuple[str, bytes]]:
 
 
 @contextmanager
-def service(model: Path) -> Iterator[str]:
-    """The service on a free port of the loopback interface, and its address."""
+def service(model: Path) -> Iterator[tuple[str, int]]:
+    """The service on a free port of the loopback interface: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -100,7 +103,7 @@ def service(model: Path) -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
-        yield address
+        yield address, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -121,21 +124,36 @@ async def client(connections: httpx.AsyncClient, content: bytes, until: float) -
     return found, refused
 
 
-async def load(address: str, form: str, kind: str, content: bytes, clients: int, seconds: float) -> Load:
-    """Load the service with so many clients."""
+def cpu_seconds(process: int) -> float:
+    """Processor time of a process so far; Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(served: tuple[str, int], body: tuple[str, str, bytes], clients: int, seconds: float) -> Load:
+    """Load the service with so many clients.
+
+    Args:
+        served: Address and process of the service.
+        body: Form, content type and content of each request.
+        clients: How many.
+        seconds: For how long.
+    """
+    (address, process), (form, kind, content) = served, body
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     # One pool with a connection for each: a pool of its own for each would load certificates 64 times.
     async with httpx.AsyncClient(
         base_url=address, timeout=30, limits=limits, headers={"Content-Type": kind}, verify=False
     ) as connections:
         await asyncio.gather(*(connections.get("/healthz") for _ in range(clients)))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu_seconds(process)
         done = await asyncio.gather(*(client(connections, content, start + seconds) for _ in range(clients)))
-        elapsed = time.perf_counter() - start
+        elapsed, used = time.perf_counter() - start, cpu_seconds(process) - before
     latencies = np.concatenate([np.array(found) for found, _ in done])
     p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1e3
     refused = sum(count for _, count in done)
-    return Load(form, clients, len(latencies), refused, len(latencies) / elapsed, float(p50), float(p99))
+    count = len(latencies)
+    return Load(form, clients, count, refused, count / elapsed, float(p50), float(p99), used / count * 1e3)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,16 +168,26 @@ def main(arguments: list[str] | None = None) -> int:
         if options.model is None:
             harden(model)
         for form, (kind, content) in bodies(model).items():
-            with service(model) as address:
-                asyncio.run(load(address, form, kind, content, 1, 1.0))  # warm
+            with service(model) as served:
+                asyncio.run(load(served, (form, kind, content), 1, 1.0))  # warm
                 for count in CLIENTS:
-                    rows.append(asyncio.run(load(address, form, kind, content, count, options.seconds)))
+                    rows.append(asyncio.run(load(served, (form, kind, content), count, options.seconds)))
                     print(rows[-1], flush=True)
     cells = [
-        (row.body, row.clients, f"{row.rate:.0f}", f"{row.p50_ms:.1f}", f"{row.p99_ms:.1f}", row.refused)
+        (
+            row.body,
+            row.clients,
+            f"{row.rate:.0f}",
+            f"{row.p50_ms:.1f}",
+            f"{row.p99_ms:.1f}",
+            f"{row.cpu_ms:.2f}",
+            row.refused,
+        )
         for row in rows
     ]
-    tables = markdown_table(("body", "clients", "requests/s", "p50 ms", "p99 ms", "answered 503"), cells)
+    tables = markdown_table(
+        ("body", "clients", "requests/s", "p50 ms", "p99 ms", "processor ms a request", "answered 503"), cells
+    )
     given = f" --model {options.model.name}" if options.model else ""
     command = f"python -m benchmarks.load{given} --seconds {options.seconds:g}"
     one, five, fifteen = os.getloadavg()

@@ -91,8 +91,8 @@ def start(python: Path, what: str, program: str, *arguments: str, runs: int) -> 
     failed = [run.stderr for run in found if run.code]
     if failed:
         raise RuntimeError(failed[0])
-    medians = (statistics.median(values) for values in zip(*((r.seconds, r.cpu_seconds) for r in found), strict=True))
-    return Start(what, *medians, peak_mib=max(run.peak_mib for run in found))
+    seconds, cpu = (statistics.median(getattr(run, name) for run in found) for name in ("seconds", "cpu_seconds"))
+    return Start(what, seconds, cpu, max(run.peak_mib for run in found))
 
 
 def main(arguments: list[str] | None = None) -> int:

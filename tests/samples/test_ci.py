@@ -109,7 +109,7 @@ def test_the_sample_passes_and_everything_is_there(platform: Any, tmp_path: Path
 @pytest.mark.parametrize("platform", [github, gitlab])
 def test_a_model_that_the_gate_refuses_leaves_its_reports(platform: Any, tmp_path: Path) -> None:
     (tmp_path / "patcher.toml").write_text('require = ["scanned_triggers"]\n' + POLICY)
-    script = platform(INPUTS | {"policy": "patcher.toml", "harden-arguments": "--steps 20"})
+    script = platform(INPUTS | {"policy": "patcher.toml", "harden-arguments": "--steps 0"})
     assert shell(script, tmp_path) == 1
     report = tmp_path / "patcher-report"
     assert (report / "verify" / "results.sarif").is_file()
@@ -123,7 +123,7 @@ def test_a_model_that_the_gate_refuses_leaves_its_reports(platform: Any, tmp_pat
 
 @pytest.mark.parametrize("platform", [github, gitlab])
 def test_a_model_that_cannot_be_hardened_leaves_its_report(platform: Any, tmp_path: Path) -> None:
-    script = platform(INPUTS | {"harden-arguments": "--steps 5 --min-agreement 1.01"})
+    script = platform(INPUTS | {"harden-arguments": "--z 0.1 --epsilon 0.9 --steps 0 --min-agreement 0.99"})
     assert shell(script, tmp_path) == 1
     assert (tmp_path / "patcher-report" / "harden" / "report.md").is_file()
     if platform is github:

@@ -17,7 +17,7 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 UV ?= uv
 
-.PHONY: help demo test lint types format sample audit locked freeze hashes clean clean-venv
+.PHONY: help demo test lint types format sample dist audit locked freeze hashes clean clean-venv
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test    install with the development tools, then run the tests'
 	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
+	@echo 'make dist    build wheel and source archive, and try the wheel in a fresh environment'
 	@echo 'make audit   look the pinned packages up among known vulnerabilities; skipped without a network'
 	@echo 'make locked  install by hash, with the development tools'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
@@ -62,6 +63,13 @@ format: $(VENV)/.installed-dev
 sample: $(VENV)/.installed-dev
 	$(BIN)/python samples/train_digits.py
 
+# The time of the commit stands in the wheel: the same commit gives the same bytes.
+dist: $(VENV)/.installed-dev
+	@rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	TORCH_INDEX=$(TORCH_INDEX) .ci/check-dist dist
+
 # pip-audit asks PyPI for the advisories on each pinned package, and installs nothing.
 audit: $(VENV)/.installed-dev
 	@if $(BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/pypi/$(AUDITED)/json', timeout=10)" 2>/dev/null; \
@@ -76,11 +84,18 @@ locked: constraints.hashes.txt | $(BIN)/python
 	@touch $(VENV)/.torch $(VENV)/.installed $(VENV)/.installed-dev
 
 # uv reads the hashes of all files of a version from the index; it is needed for nothing else.
+COMPILE = $(UV) pip compile -q --no-header --no-annotate --generate-hashes --python-version 3.11
 hashes:
 	@sed -n '/^#/p' constraints.hashes.txt > hashes.new
-	@grep -v -E '^(#|torch==)' constraints.txt | $(UV) pip compile -q --no-deps --no-header --no-annotate \
-	  --generate-hashes --python-version 3.11 - >> hashes.new
+	@grep -v -E '^(#|torch==)' constraints.txt | $(COMPILE) --no-deps - >> hashes.new
 	@mv hashes.new constraints.hashes.txt
+	@echo setuptools | $(COMPILE) -c constraints.txt -o requirements/build.txt - > /dev/null
+	@$(COMPILE) -c constraints.txt pyproject.toml --extra runtime --extra service -o requirements/service.txt > /dev/null
+# PyTorch for macOS asks for no CUDA, as its CPU build does not; the hashes are those of every platform's files.
+	@MACOSX_DEPLOYMENT_TARGET=14.0 $(COMPILE) -c constraints.txt pyproject.toml --extra cpu --no-emit-package torch \
+	  --python-platform macos -o requirements/cpu.txt > /dev/null
+	@$(COMPILE) -c constraints.txt pyproject.toml --extra gpu --python-platform linux \
+	  -o requirements/gpu.txt > /dev/null
 
 freeze:
 	@sed -n '/^#/p' constraints.txt > constraints.new

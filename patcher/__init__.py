@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from patcher.commands.calibrate import CalibrateResult
     from patcher.commands.compare import Comparison, compare
     from patcher.commands.evaluate import EvaluateResult, evaluate
+    from patcher.commands.export_serving import ExportResult, export_serving
     from patcher.commands.harden import HardenResult, harden
     from patcher.commands.inspect import InspectResult, inspect
     from patcher.commands.scan import ScanResult, scan
@@ -32,6 +33,7 @@ _API = {
     "CalibrateResult": "calibrate",
     "Comparison": "compare",
     "EvaluateResult": "evaluate",
+    "ExportResult": "export_serving",
     "GateResult": "verify",
     "HardenResult": "harden",
     "InspectResult": "inspect",
@@ -41,6 +43,7 @@ _API = {
     "audit_data": "audit_data",
     "compare": "compare",
     "evaluate": "evaluate",
+    "export_serving": "export_serving",
     "harden": "harden",
     "inspect": "inspect",
     "scan": "scan",
@@ -53,6 +56,7 @@ __all__ = [
     "CalibrateResult",
     "Comparison",
     "EvaluateResult",
+    "ExportResult",
     "GateResult",
     "HardenResult",
     "InspectResult",
@@ -63,6 +67,7 @@ __all__ = [
     "audit_data",
     "compare",
     "evaluate",
+    "export_serving",
     "harden",
     "inspect",
     "scan",

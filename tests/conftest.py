@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.installation import PIP, build_wheel, run
+
 # The same examples in every run: a failure is a change's, not the day's. `--hypothesis-profile=default`
 # draws new ones.
 settings.register_profile("repeatable", derandomize=True)
@@ -29,3 +31,17 @@ def shared() -> Path:
     if not (folder / "zoo").is_dir():
         pytest.skip("no ../shared beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the checkout."""
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed into it, and nothing else."""
+    target = tmp_path_factory.mktemp("target")
+    run(*PIP, "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=target)
+    return target

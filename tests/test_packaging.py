@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,37 +13,7 @@ from pathlib import Path
 import pytest
 
 from patcher import __version__
-
-ROOT = Path(__file__).parent.parent
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Run `command` away from the checkout, so that nothing is imported from it by accident."""
-    finished = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built over links to the checkout: setuptools leaves its build folder among them."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "cli.py", "patcher", "calibrate", "export", "tests"):
-        (source / name).symlink_to(ROOT / name)
-    run(*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", output, source, cwd=output)
-    (built,) = output.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel installed into it, and nothing else."""
-    target = tmp_path_factory.mktemp("target")
-    run(*PIP, "install", "-q", "--no-deps", "--no-index", "--target", target, wheel, cwd=target)
-    return target
+from tests.installation import ROOT, run
 
 
 def test_the_wheel_is_named_as_the_distribution(wheel: Path) -> None:
@@ -79,6 +48,16 @@ def test_the_installed_command_says_its_version(installed: Path) -> None:
     assert __version__ in run(script, "--version", cwd=installed, PYTHONPATH=str(installed))
 
 
+def test_the_runtime_alone_says_what_the_commands_need(installed: Path) -> None:
+    # Isolated and without site-packages: what is installed there is the package alone.
+    program = f"import sys; sys.path.append({str(installed)!r}); import patcher.__main__ as m; sys.exit(m.main())"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, "--version"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"patcher: error: click is not installed; .* pip install 'onnx-patcher\[cpu\]' .*\n", done.stderr
+    )
+
+
 @pytest.mark.parametrize("launcher", [("-m", "patcher"), (str(ROOT / "cli.py"),)])
 def test_the_other_launchers_are_the_same_command(launcher: tuple[str, ...], tmp_path: Path) -> None:
     assert __version__ in run(sys.executable, *launcher, "--version", cwd=tmp_path)
@@ -93,8 +72,9 @@ def test_constraints_pin_every_dependency() -> None:
     assert all("==" in pin for pin in pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {plain(item) for item in project["dependencies"] + extras["cpu"] + extras["dev"]}
-    assert wanted <= {plain(pin) for pin in pins}
+    wanted = {plain(item) for name in ("commands", "cpu", "dev", "parquet", "service") for item in extras[name]}
+    wanted |= {plain(item) for item in project["dependencies"]}
+    assert wanted - {plain(project["name"])} <= {plain(pin) for pin in pins}
     assert "torch==2.13.0" in pins
 
 

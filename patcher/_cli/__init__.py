@@ -33,6 +33,7 @@ _COMMANDS = {
     "verify": ("verify", "The release gate: may the hardened model ship?"),
     "policy": ("policy", "Write or check the gate's policy file."),
     "fleet": ("fleet", "Scan, harden and verify many models, on one machine or a cluster."),
+    "export-serving": ("export_serving", "Write the folder from which Triton or KServe serves a model."),
     "evaluate": ("evaluate", "Measure ACC, and ASR and SIA of triggered images."),
 }
 

@@ -87,7 +87,7 @@ def clean_dir_option(*, required: bool = True) -> Callable[[Command], Command]:
         "--clean-dir",
         section="Clean images",
         required=required,
-        help="Labelled clean images: folder a class, .npz, or module:function.",
+        help="Labelled clean images: folder a class, .npz, .parquet, .tar, or module:function.",
     )
 
 

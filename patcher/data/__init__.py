@@ -3,5 +3,6 @@
 
 clean_set      clean labelled images and their split
 image_sources  folder, .npz, calibration reader
+layouts        parquet, metadata.csv, WebDataset, IDX: a file each
 preprocess     from pictures to the tensor the model expects
 """

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
+from patcher.data.layouts import read_layout
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.model.model import Model
@@ -167,8 +168,11 @@ def split(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices,
 
 def _read(source: str, model: Model, preprocess: Preprocess, classes_file: str | os.PathLike[str] | None) -> Pictures:
     path = Path(source)
+    names = _class_names(classes_file, model.num_classes)
+    if (pictures := read_layout(path, model.num_classes, preprocess, names)) is not None:
+        return pictures
     if path.is_dir():
-        return read_folder(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
+        return read_folder(path, model.num_classes, preprocess, names)
     if path.suffix == ".npz":
         return read_npz(path, preprocess)
     module, separator, function = source.partition(":")

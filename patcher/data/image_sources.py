@@ -85,7 +85,7 @@ def read_folder(
         names, order, files = None, "", [(path, -1) for path in _pictures_in(folder)]
     if not files:
         raise InputError(f"{folder}: pictures expected ({', '.join(sorted(PICTURE_SUFFIXES))}), found none")
-    pixels, contents = _decode([path for path, _ in files], preprocess)
+    pixels, contents = decode_pictures([path for path, _ in files], preprocess)
     digest = hashlib.sha256()
     for (path, label), content in zip(files, contents, strict=True):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{label}\0".encode() + content)
@@ -94,7 +94,7 @@ def read_folder(
     return Pictures(pixels, labels, names, digest.hexdigest(), paths, order)
 
 
-def _decode(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
+def decode_pictures(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
     """Decode pictures into one array of bytes, by several workers; no second copy of the set is ever there.
 
     Returns:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,10 +126,22 @@ class Preprocess:
         Raises:
             InputError: The file is no picture Pillow can read.
         """
+        return self.decode(path, str(path))
+
+    def decode(self, source: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
+        """Decode one picture as `load_picture` does, from a file or from memory.
+
+        Args:
+            source: Path, or the encoded bytes as a stream.
+            name: What messages call it.
+
+        Raises:
+            InputError: It is no picture Pillow can read.
+        """
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(path) as file:
+            with Image.open(source) as file:
                 picture = self._resized(as_shown(file, _MODES[self.channels]))
         except (
             UnidentifiedImageError,
@@ -138,7 +150,7 @@ class Preprocess:
             SyntaxError,
             Image.DecompressionBombError,
         ) as error:
-            raise InputError(f"{path}: not a picture that can be read ({_first_line(error)}); remove it") from error
+            raise InputError(f"{name}: not a picture that can be read ({_first_line(error)}); remove it") from error
         pixels = np.asarray(picture, np.uint8)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 

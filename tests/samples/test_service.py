@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
-import re
 import socket
 import sys
 import threading
@@ -18,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import patcher
 from patcher.runtime import create_session
@@ -27,6 +27,8 @@ from patcher.triggers.trigger import Trigger
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+text_string_to_metric_families = importlib.import_module("prometheus_client.parser").text_string_to_metric_families
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +52,12 @@ def model(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
     return folder / "model.onnx"
 
 
-def load(samples: Path) -> ModuleType:
-    """The service's module; once, so that what a test changes in it is what is served."""
-    if "service_under_test" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("service", samples / "service" / "service.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["service_under_test"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["service_under_test"])
-    return sys.modules["service_under_test"]
+def load(samples: Path, name: str = "service") -> ModuleType:
+    """A module of the service; once, so that what a test changes in it is what is served."""
+    folder = str(samples / "service")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module(name)
 
 
 @contextmanager
@@ -90,6 +89,18 @@ def body(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
+
+
+def metrics(address: str) -> dict[str, float]:
+    """The samples of ``/metrics`` without their labels, summed; buckets of histograms left out."""
+    answer = httpx.get(f"{address}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            if not sample.name.endswith("_bucket"):
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
 
 
 def header(text: str) -> bytes:
@@ -129,7 +140,7 @@ def test_clean_and_triggered_images_under_concurrent_load(address: str, model: P
     classes, flags = expected[0].argmax(1).reshape(-1, 2), expected[1].reshape(-1, 2)
 
     with httpx.Client(base_url=address, timeout=30) as client:
-        before = client.get("/metrics").json()
+        before = metrics(address)
 
         def ask(index: int) -> bool:
             answer = client.post("/classify", content=body(mixed[index]))
@@ -139,9 +150,12 @@ def test_clean_and_triggered_images_under_concurrent_load(address: str, model: P
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(ask, range(60)))
-        after = client.get("/metrics").json()
-    assert after["images"] - before["images"] == 120
-    assert after["flagged"] - before["flagged"] == flags.sum()
+        after = metrics(address)
+    assert after["patcher_images_total"] - before.get("patcher_images_total", 0) == 120
+    assert after["patcher_flagged_total"] - before.get("patcher_flagged_total", 0) == flags.sum()
+    assert after["patcher_requests_total"] - before.get("patcher_requests_total", 0) == 60
+    assert after["patcher_request_seconds_count"] - before.get("patcher_request_seconds_count", 0) == 60
+    assert after["patcher_flag_rate"] == pytest.approx(after["patcher_flagged_total"] / after["patcher_images_total"])
     others = labels[:60] != 7
     assert flags[others, 1].mean() > 0.9
     assert flags[:, 0].mean() < 0.1
@@ -177,7 +191,7 @@ def test_malformed_bodies_are_refused_and_the_service_lives_on(address: str, con
 def test_a_stalled_body_is_given_up(address: str, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bodies that never come to an end hold no place for long, and others are told so."""
     service = load(samples)
-    monkeypatch.setattr(service, "SECONDS_FOR_A_BODY", 2.0)
+    monkeypatch.setattr(load(samples, "bodies"), "SECONDS_FOR_A_BODY", 2.0)
     host, port = address.removeprefix("http://").split(":")
     head = f"POST /classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\nx".encode()
     stalled = [socket.create_connection((host, int(port)), 30) for _ in range(service.MAX_WAITING)]
@@ -193,24 +207,84 @@ def test_a_stalled_body_is_given_up(address: str, samples: Path, monkeypatch: py
         connection.close()
 
 
+def picture(array: np.ndarray, form: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, form)
+    return stream.getvalue()
+
+
+def test_a_picture_is_answered_as_its_array(address: str, samples: Path) -> None:
+    with np.load(samples / "test.npz") as file:
+        pixels = file["images"][:8, :, :, 0]
+    arrays = pixels[:, None].astype(np.float32) / np.float32(255)
+    expected = httpx.post(f"{address}/classify", content=body(arrays), timeout=30).json()
+    for index, array in enumerate(pixels):
+        for grey in (array, np.repeat(array[..., None], 3, axis=2)):
+            answer = httpx.post(
+                f"{address}/classify", content=picture(grey, "PNG"), headers={"Content-Type": "image/png"}, timeout=30
+            ).json()
+            assert answer["labels"] == expected["labels"][index : index + 1]
+            np.testing.assert_allclose(answer["scores"][0], expected["scores"][index], atol=1e-4)
+    jpeg = httpx.post(
+        f"{address}/classify", content=picture(pixels[0], "JPEG"), headers={"Content-Type": "image/jpeg; q=1"}
+    )
+    assert jpeg.status_code == 200
+    assert len(jpeg.json()["trigger_detected"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"no picture", 400),
+        (picture(np.zeros((8, 8), np.uint8), "GIF"), 400),
+        (picture(np.zeros((8, 8), np.uint8), "PNG")[:45], 400),
+        (picture(np.zeros((5000, 5000), np.uint8), "PNG"), 400),
+        (picture(np.zeros((9, 8), np.uint8), "PNG"), 422),
+        (body(np.zeros((1, 1, 8, 8), np.float32)), 400),
+    ],
+)
+def test_what_is_no_picture_for_the_model_is_refused(address: str, content: bytes, status: int) -> None:
+    answer = httpx.post(f"{address}/classify", content=content, headers={"Content-Type": "image/png"}, timeout=30)
+    assert answer.status_code == status, answer.text
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_the_flag_rate_rolls(samples: Path) -> None:
+    telemetry = load(samples, "telemetry")
+    found = telemetry.Metrics({"patcher.method": "bna"})
+    for flagged in (64, *[0] * 15):
+        found.count(64, flagged)
+    assert b"patcher_flag_rate 0.0625" in found.text()
+    found.count(64, 64)
+    assert b"patcher_flag_rate 0.0625" in found.text()
+    for _ in range(16):
+        found.count(64, 0)
+    assert b"patcher_flag_rate 0.0\n" in found.text()
+    assert b"patcher_flagged_total 128.0" in found.text()
+    assert b'patcher_model_info{method="bna"' in found.text()
+
+
+def test_requests_are_spans_where_opentelemetry_is_installed(model: Path, samples: Path) -> None:
+    trace = pytest.importorskip("opentelemetry.trace")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = importlib.import_module("opentelemetry.sdk.trace.export")
+    memory = importlib.import_module("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(memory))
+    trace.set_tracer_provider(provider)
+    with serving(samples, str(model)) as address:
+        httpx.post(f"{address}/classify", content=body(np.zeros((3, 1, 8, 8), np.float32)), timeout=30)
+    spans = {span.name: span for span in memory.get_finished_spans()}
+    assert set(spans) >= {"classify", "read", "infer"}  # FastAPI may add its own
+    assert spans["infer"].attributes["images"] == 3
+    assert all(spans[name].parent.span_id == spans["classify"].context.span_id for name in ("read", "infer"))
+
+
 def test_a_pickle_is_never_loaded(address: str) -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert httpx.post(f"{address}/classify", content=stream.getvalue()).status_code == 400
-
-
-def test_the_triton_configuration_names_what_the_model_has(model: Path, samples: Path) -> None:
-    text = (samples / "service" / "triton" / "guarded" / "config.pbtxt").read_text()
-    assert text.count("{") == text.count("}")
-    assert text.count("[") == text.count("]")
-    kinds = {"tensor(float)": "TYPE_FP32", "tensor(bool)": "TYPE_BOOL"}
-    session = create_session(model)
-    found = re.findall(r'name: "(\w+)" data_type: (\w+) dims: \[ ([\d, ]+) \]', text)
-    wanted = [(item.name, kinds[item.type], item.shape[1:]) for item in (*session.get_inputs(), *session.get_outputs())]
-    assert [(name, kind) for name, kind, _ in found] == [(name, kind) for name, kind, _ in wanted]
-    dims = [[int(side) for side in text.split(",")] for _, _, text in found]
-    # A scalar an image is dims [ 1 ] with a reshape to [ ].
-    assert dims == [shape or [1] for _, _, shape in wanted]
 
 
 def test_flagged_inputs_are_kept_and_unlearned(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +298,7 @@ def test_flagged_inputs_are_kept_and_unlearned(samples: Path, tmp_path: Path, mo
             flags = httpx.post(f"{address}/classify", content=body(others[start : start + 40]), timeout=30).json()
             assert sum(flags["trigger_detected"]) > 20
         count = len(list(kept.glob("*.npy")))
-        assert count == httpx.get(f"{address}/metrics").json()["flagged"]
+        assert count == metrics(address)["patcher_flagged_total"]
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")

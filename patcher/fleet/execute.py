@@ -114,7 +114,7 @@ def _verify(task: Task, inputs: Files) -> Files:
             triggers=triggers if triggers.is_file() else None,
             **arguments,
         )
-        write_verify(result.report, result.pictures, result.class_names, place / "report", hardened)
+        write_verify(result.report, result.pictures, result.class_names, result.per_class, place / "report", hardened)
         return read_files(place / "report")
 
 

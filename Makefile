@@ -17,7 +17,7 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 UV ?= uv
 
-.PHONY: help demo test lint types format sample audit locked freeze hashes clean clean-venv
+.PHONY: help demo test lint types format docs sample audit locked freeze hashes clean clean-venv
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test    install with the development tools, then run the tests'
 	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
+	@echo 'make docs    the site of README and docs/ into build/site, every warning an error'
 	@echo 'make audit   look the pinned packages up among known vulnerabilities; skipped without a network'
 	@echo 'make locked  install by hash, with the development tools'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
@@ -58,6 +59,11 @@ types: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The variable silences a notice of the theme about another product.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo 'docs: build/site/index.html'
 
 sample: $(VENV)/.installed-dev
 	$(BIN)/python samples/train_digits.py

@@ -11,7 +11,7 @@ from typing import Any
 from patcher.files import replace_file
 from patcher.report.harden.choice import auto_lines
 from patcher.report.harden.rows import BEFORE_AFTER_HEADER, before_after
-from patcher.report.page.blocks import Cell, Notes, Section, Table
+from patcher.report.page.blocks import Cell, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render, tone_of
 from patcher.report.page.parts import run_section
 from patcher.report.table import table
@@ -98,7 +98,7 @@ def _side_by_side(found: Compared) -> Table:
 def _classes(documents: Mapping[str, Mapping[str, Any]]) -> Table:
     first = next(iter(documents.values()))["per_class"]["before"]
     columns = [[row["accuracy"] for row in document["per_class"]["after"]] for document in documents.values()]
-    rows = [
+    rows: list[Row] = [
         (
             class_text(row["class"], row["name"]),
             str(row["images"]),

@@ -14,7 +14,7 @@ from patcher.measure.confusion import mistaken_classes, per_class
 from patcher.measure.scores import AttackScore
 from patcher.report.folder import make_folder
 from patcher.report.harden.rows import score_rows
-from patcher.report.page.blocks import Cell, Notes, Picture, Pictures, Section, Table
+from patcher.report.page.blocks import Cell, Notes, Picture, Pictures, Section, Table, Tone
 from patcher.report.page.page import Page, render
 from patcher.report.page.parts import class_table, run_section
 from patcher.report.page.pictures import charts, pixel_uri
@@ -117,8 +117,8 @@ def write_evaluation(
 def _example(answer: Answer, names: Sequence[str]) -> Picture:
     own, given = (class_text(index, names[index]) for index in (answer.label, answer.answer))
     caption = f"Class {own}; the model says {given}."
-    source, tone = pixel_uri(as_bytes(answer.pixels)), "good" if answer.label == answer.answer else "bad"
-    return Picture(source, f"a triggered image of class {own}", caption, tone=tone)
+    tone: Tone = "good" if answer.label == answer.answer else "bad"
+    return Picture(pixel_uri(as_bytes(answer.pixels)), f"a triggered image of class {own}", caption, tone=tone)
 
 
 def _page(document: Mapping[str, Any], pictures: Mapping[str, bytes], examples: Sequence[Picture]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from patcher.report.audit.document import LABEL_HEADER, label_rows
-from patcher.report.page.blocks import Cell, Notes, Section, Table
+from patcher.report.page.blocks import Cell, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render
 from patcher.report.page.parts import class_table, named, run_section
 from patcher.report.page.pictures import charts
@@ -37,7 +37,9 @@ def audit_page(document: Mapping[str, Any], sheet: Mapping[str, bytes]) -> str:
 def _labels(document: Mapping[str, Any]) -> Table | Notes:
     if not document["labels"]:
         return Notes(["No label has one."])
-    rows = [(*row[:-1], Cell(row[-1], "bad" if row[-1] == "poisoned" else "quiet")) for row in label_rows(document)]
+    rows: list[Row] = [
+        (*row[:-1], Cell(row[-1], "bad" if row[-1] == "poisoned" else "quiet")) for row in label_rows(document)
+    ]
     note = (
         "Second group: images that drive some neurons beyond the label's others. Lose the label: the share that "
         "is answered otherwise once activations are bounded; poisoned images do, naturally different ones do not."

@@ -9,7 +9,7 @@ from typing import Any
 from patcher.report.harden.choice import CANDIDATE_HEADER, candidate_rows
 from patcher.report.harden.masks import MASK_HEADER, suppressed_rows
 from patcher.report.harden.rows import BEFORE_AFTER_HEADER, SITE_HEADER, before_after, site_rows
-from patcher.report.page.blocks import Facts, Notes, Section, Table
+from patcher.report.page.blocks import Facts, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render
 from patcher.report.page.parts import class_table, named, run_section
 from patcher.report.page.pictures import charts
@@ -59,7 +59,7 @@ def _notes(document: Mapping[str, Any]) -> list[Notes]:
 def _masks(document: Mapping[str, Any]) -> list[Section]:
     if "masks" not in document:
         return []
-    rows = [(named(row[0]), *row[1:]) for row in document["masks"]["rows"]]
+    rows: list[Row] = [(named(row[0]), *row[1:]) for row in document["masks"]["rows"]]
     most = [(named(name), value) for name, value in suppressed_rows(document["masks"])]
     blocks = [
         Table(
@@ -75,7 +75,7 @@ def _masks(document: Mapping[str, Any]) -> list[Section]:
 
 
 def _sites(document: Mapping[str, Any]) -> list[Table | Facts]:
-    rows = [(named(row[0]), *row[1:]) for row in site_rows(document)]
+    rows: list[Row] = [(named(row[0]), *row[1:]) for row in site_rows(document)]
     blocks: list[Table | Facts] = [Table(SITE_HEADER, rows, cards=True)]
     kept = document["hardened"].get("bounds", {})
     if kept.get("folded") and kept["nodes"]:

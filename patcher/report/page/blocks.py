@@ -56,6 +56,9 @@ class Cell:
     pictures: Sequence[Picture] = ()
 
 
+Row = Sequence[str | Cell]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table.
@@ -70,7 +73,7 @@ class Table:
 
     kind: ClassVar[str] = "table"
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Row]
     note: str = ""
     sortable: bool = False
     cards: bool = False

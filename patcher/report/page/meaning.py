@@ -246,18 +246,21 @@ def meaning_of(command: str, verdict: str) -> Meaning:
 
 
 def markdown() -> str:
-    """The whole table as a page of Markdown, a section a command and verdict."""
+    """The whole table in Markdown: a section a command, in it one a verdict."""
     lines: list[str] = []
     for command, verdicts in MEANINGS.items():
-        lines += [f"## patcher {command}", ""]
+        lines += [f"## {command}", ""]
         for verdict, meaning in verdicts.items():
             lines += [f"### {command}: {verdict}", "", meaning.means, ""]
             for step in meaning.next:
-                lines += [f"- {step.text}"] + (
-                    ["", "    ```", f"    {step.command}", "    ```", ""] * bool(step.command)
-                )
-            lines += [] if lines[-1] == "" else [""]
+                lines += [f"- {step.text}", *_fenced(step.command)]
+            lines += [""]
     return "\n".join(lines)
+
+
+def _fenced(command: str) -> list[str]:
+    """A command line as code within a list."""
+    return ["", "    ```", f"    {command}", "    ```", ""] if command else []
 
 
 if __name__ == "__main__":

@@ -69,7 +69,6 @@ def verify(
     from patcher.report.folder import check_report_dir
     from patcher.report.verify.attestation import write_attestation
     from patcher.report.verify.bom import write_bom
-    from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
@@ -88,9 +87,7 @@ def verify(
             **given,
         )
     if report_dir is not None:
-        write_verify(
-            result.report, result.pictures, result.class_names, result.per_class, Path(report_dir), Path(hardened)
-        )
+        result.write(Path(report_dir), Path(hardened))
     document = result.report.as_json()
     if attestation is not None:
         write_attestation(document, Path(attestation))

@@ -26,6 +26,7 @@ from patcher.progress import Progress, no_progress
 from patcher.report.report import Report, Reported
 from patcher.report.verify.attestation import attestation_fault
 from patcher.report.verify.document import verify_report
+from patcher.report.verify.files import write_verify
 from patcher.report.verify.html import PerClass
 from patcher.settings import settings_alone
 from patcher.signing import Signing
@@ -57,6 +58,18 @@ class GateResult(Reported):
     def failed(self) -> tuple[Check, ...]:
         """The checks that stand in the way."""
         return tuple(check for check in self.checks if check.failed)
+
+    def write(self, folder: Path, hardened: Path) -> None:
+        """Write the report in all its formats.
+
+        Args:
+            folder: Where to write; made where it is missing.
+            hardened: The hardened model, whose path relative to the working directory goes into SARIF.
+
+        Raises:
+            InputError: The file system refuses.
+        """
+        write_verify(self.report, self.pictures, self.class_names, self.per_class, folder, hardened)
 
 
 def verify(

@@ -41,11 +41,6 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 """``(N, C, H, W)``: uint8, or float32 in [0, 1]."""
 
 
-def as_bytes(pixels: Pixels) -> NDArray[np.uint8]:
-    """Pixels as uint8, 0 to 255."""
-    return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * np.clip(pixels, 0, 1)), np.uint8)
-
-
 def as_float(pixels: Pixels) -> NDArray[np.float32]:
     """Pixels as float32 in [0, 1]."""
     return np.asarray(pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels, np.float32)

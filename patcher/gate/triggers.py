@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.image_sources import as_bytes
+from patcher.data.image_sources import Pixels
 from patcher.gate.check import Check, decided
 from patcher.gate.probes import Probe, built_in_probes
 from patcher.gate.subject import NotRunError, Subject
@@ -222,3 +222,8 @@ def _given_pictures(given: Triggered, before: NDArray[np.int64], after: NDArray[
         Picture("given images", pixels[i], pixels[i], int(given.labels[i]), int(before[i]), int(after[i]))
         for i in shown
     ]
+
+
+def as_bytes(pixels: Pixels) -> NDArray[np.uint8]:
+    """Pixels as uint8, 0 to 255."""
+    return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * np.clip(pixels, 0, 1)), np.uint8)

@@ -13,7 +13,7 @@ from patcher.report.harden.choice import auto_lines
 from patcher.report.harden.rows import BEFORE_AFTER_HEADER, before_after
 from patcher.report.page.blocks import Cell, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render, tone_of
-from patcher.report.page.parts import run_section
+from patcher.report.page.parts import COLOURED, accuracy_cells, run_section
 from patcher.report.table import table
 from patcher.report.text import class_text
 
@@ -102,8 +102,8 @@ def _classes(documents: Mapping[str, Mapping[str, Any]]) -> Table:
         (
             class_text(row["class"], row["name"]),
             str(row["images"]),
-            *(Cell(f"{value:.1%}", bar=value) for value in (row["accuracy"], *after)),
+            *accuracy_cells(row["accuracy"], *after),
         )
         for row, *after in zip(first, *columns, strict=True)
     ]
-    return Table(("class", "images", "before", *documents), rows)
+    return Table(("class", "images", "before", *documents), rows, COLOURED)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patcher.data.image_sources import Pixels, as_bytes
+from patcher.data.image_sources import Pixels
 from patcher.files import replace_file
+from patcher.gate.triggers import as_bytes
 from patcher.measure.confusion import mistaken_classes, per_class
 from patcher.measure.scores import AttackScore
 from patcher.report.folder import make_folder
 from patcher.report.harden.rows import score_rows
 from patcher.report.page.blocks import Cell, Notes, Picture, Pictures, Section, Table, Tone
 from patcher.report.page.page import Page, render
-from patcher.report.page.parts import class_table, run_section
+from patcher.report.page.parts import class_section, run_section
 from patcher.report.page.pictures import charts, pixel_uri
 from patcher.report.report import Report
 from patcher.report.roc import roc_picture
@@ -131,7 +132,7 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, bytes], examples: 
         Section("Measured", [Table(SCORE_HEADER, rows), *([Notes(warnings)] if warnings else [])]),
         *([Section("Triggered images", [Pictures(examples)])] if examples else []),
         *charts("The flag's score", pictures),
-        Section("Class by class", [class_table(document["per_class"])]),
+        class_section(document["per_class"]),
         run_section(
             document,
             [("model sha256", document["model"]["sha256"]), ("images sha256", document["data"]["sha256"])],

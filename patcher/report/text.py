@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def percent(value: float) -> str:
+    """A share in per cent, with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
 def share_text(share: Mapping[str, Any]) -> str:
     """A share in per cent with its interval: ``84.5 % [82.9, 86.0]``."""
     if share["value"] is None:
         return "not measured"
     low, high = (100 * end for end in share["interval_95"])
-    return f"{100 * share['value']:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{percent(share['value'])} [{low:.1f}, {high:.1f}]"
 
 
 def size_text(count: int) -> str:

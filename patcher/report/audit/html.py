@@ -9,8 +9,9 @@ from typing import Any
 from patcher.report.audit.document import LABEL_HEADER, label_rows
 from patcher.report.page.blocks import Cell, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render
-from patcher.report.page.parts import class_table, named, run_section
+from patcher.report.page.parts import class_section, named, run_section
 from patcher.report.page.pictures import charts
+from patcher.report.text import percent
 
 
 def audit_page(document: Mapping[str, Any], sheet: Mapping[str, bytes]) -> str:
@@ -21,11 +22,11 @@ def audit_page(document: Mapping[str, Any], sheet: Mapping[str, bytes]) -> str:
         sheet: ``suspects.png``; empty where nobody is suspected.
     """
     images, accuracy, count = document["training_set"]["images"], document["accuracy"]["value"], document["suspects"]
-    summary = f"{count} of {images} training images suspected; accuracy on all of them {accuracy:.1%}."
+    summary = f"{count} of {images} training images suspected; accuracy on all of them {percent(accuracy)}."
     sections = [
         *charts("The suspects", sheet),
         Section("Labels with a second group of images", [_labels(document)]),
-        Section("Class by class", [class_table(document["per_class"])]),
+        class_section(document["per_class"]),
         *_neurons(document),
         run_section(document, _hashes(document), document["options"]),
     ]

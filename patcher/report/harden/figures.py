@@ -70,7 +70,7 @@ def _masks(layers: Sequence[LayerMasks]) -> Figure:
             panel.axhline(layer.floor, color=_RED, linewidth=1.2, label="the lowest that a mask may be")
         panel.set_ylim(0, 1.05)
         text = f"{(values < 0.5).sum()} of {len(values)} below 1/2"
-        panel.text(0.97, 0.1, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="white")
+        panel.text(0.9, 0.6, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="white")
     _explain(figure, panels[0], "channel masks: 1 leaves a channel as it is, 0 would silence it")
     figure.supxlabel("share of the channels", fontsize=8)
     figure.supylabel("mask", fontsize=8)

@@ -11,7 +11,7 @@ from patcher.report.harden.masks import MASK_HEADER, suppressed_rows
 from patcher.report.harden.rows import BEFORE_AFTER_HEADER, SITE_HEADER, before_after, site_rows
 from patcher.report.page.blocks import Facts, Notes, Row, Section, Table
 from patcher.report.page.page import Page, render
-from patcher.report.page.parts import class_table, named, run_section
+from patcher.report.page.parts import class_section, named, run_section
 from patcher.report.page.pictures import charts
 
 _SHARES = (
@@ -31,7 +31,7 @@ def harden_page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> s
     sections = [
         *_choice(document),
         Section("Before and after", [Table(BEFORE_AFTER_HEADER, before_after(document), _SHARES), *_notes(document)]),
-        Section("Class by class", [class_table(classes["before"], classes["after"])]),
+        class_section(classes["before"], classes["after"]),
         *charts("Pictures", pictures),
         *_masks(document),
         Section("Corrected tensors", _sites(document), folded=True),

@@ -91,8 +91,8 @@ _SCAN = {
         ),
     ),
     "inconclusive": Meaning(
-        "There are too few classes or clean images to tell an abnormally small change from a usual one. The model is "
-        "neither cleared nor accused.",
+        "There are too few classes or clean images, or none, to tell an abnormally small change from a usual one. The "
+        "model is neither cleared nor accused.",
         (
             Step("Give more clean images: ten of each class at least, a few hundred in all."),
             Step(
@@ -217,11 +217,11 @@ _FLEET = {
     ),
     "inconclusive": Meaning(
         "No model failed, but at least one could not be decided, or ended with an error.",
-        (Step("Open those models' reports and logs; the column why names the reason."),),
+        (Step("Open those models' reports and logs; the reason stands in the last column."),),
     ),
     "not applicable": Meaning(
         "For at least one model there was nothing that could be done.",
-        (Step("Read in the column why what the model lacks."),),
+        (Step("Read in the last column what the model lacks."),),
     ),
 }
 

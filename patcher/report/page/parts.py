@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from patcher.report.page.blocks import Cell, Facts, Section, Table
-from patcher.report.text import class_text, shortened, words
+from patcher.report.page.blocks import Cell, Facts, Row, Section, Table
+from patcher.report.text import class_text, percent, shortened, words
 
-_MARKED_LOSS = 0.05  # of a class's accuracy, between before and after
+_MOST_OPEN = 50  # classes in a table that is not folded away
+_MARKED_LOSS = 0.05  # of a class's images, between before and after
+COLOURED = f"Coloured: a class that lost more than {_MARKED_LOSS:.0%} of its images."
 
 
 def named(name: str) -> Cell:
     """A name from a model file, cut in the middle where it is long."""
     short = shortened(name)
     return Cell(short, code=True, full=name if short != name else "")
+
+
+def class_section(rows: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None = None) -> Section:
+    """`class_table` as a section, closed where there are many classes."""
+    return Section("Class by class", [class_table(rows, after)], folded=len(rows) > _MOST_OPEN)
 
 
 def class_table(rows: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None = None) -> Table:
@@ -27,15 +34,21 @@ def class_table(rows: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
     """
     names = {row["class"]: row["name"] for row in rows}
     if after is None:
-        alone = [(*_first(row), _accuracy(row), _taken(row, names)) for row in rows]
+        alone: list[Row] = [(*_first(row), *accuracy_cells(row["accuracy"]), _taken(row, names)) for row in rows]
         note = "Mistaken for: the most frequent wrong answer, and its share of the class's images."
         return Table(("class", "images", "accuracy", "mistaken for"), alone, note)
-    both = [
-        (*_first(row), _accuracy(row), _accuracy(new, row["accuracy"] - new["accuracy"]), _taken(new, names))
+    both: list[Row] = [
+        (*_first(row), *accuracy_cells(row["accuracy"], new["accuracy"]), _taken(new, names))
         for row, new in zip(rows, after, strict=True)
     ]
-    note = f"Accuracy of the two models. Coloured: a class that lost more than {_MARKED_LOSS:.0%} of its accuracy."
+    note = f"Accuracy of the two models. {COLOURED}"
     return Table(("class", "images", "before", "after", "then mistaken for"), both, note)
+
+
+def accuracy_cells(before: float, *after: float) -> Iterator[Cell]:
+    """Accuracies as bars, the later ones coloured where much of the first was lost."""
+    for accuracy in (before, *after):
+        yield Cell(percent(accuracy), "bad" if before - accuracy > _MARKED_LOSS else "", bar=accuracy)
 
 
 def run_section(
@@ -61,10 +74,6 @@ def run_section(
 
 def _first(row: Mapping[str, Any]) -> tuple[str, str]:
     return class_text(row["class"], row["name"]), str(row["images"])
-
-
-def _accuracy(row: Mapping[str, Any], loss: float = 0.0) -> Cell:
-    return Cell(f"{100 * row['accuracy']:.1f} %", "bad" if loss > _MARKED_LOSS else "", bar=row["accuracy"])
 
 
 def _taken(row: Mapping[str, Any], names: Mapping[int, str]) -> str:

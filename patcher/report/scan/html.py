@@ -11,7 +11,7 @@ from patcher.report.page.page import Page, render, tone_of
 from patcher.report.page.parts import run_section
 from patcher.report.page.pictures import charts
 from patcher.report.scan.document import SEARCHED_HEADER, latent_text, searched_rows
-from patcher.report.text import class_text
+from patcher.report.text import class_text, percent
 
 _LEVELS = ("clean", "inconclusive", "suspicious", "backdoor")
 _CLASSES = ("class", "clean accuracy", "verdict", "nearest by", "what it takes", "times smaller", "held-out success")
@@ -39,7 +39,7 @@ def scan_page(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
         Section("Every class and kind", [_families(document)], folded=True),
         run_section(document, [("model sha256", document["model"]["sha256"]), *_images(document)], document["options"]),
     ]
-    summary = f"{images} clean images, accuracy {accuracy:.1%}, seed {document['options']['seed']}.{mode}"
+    summary = f"{images} clean images, accuracy {percent(accuracy)}, seed {document['options']['seed']}.{mode}"
     return render(Page("scan", document["model"]["name"], document["verdict"], summary, document["reasons"], sections))
 
 
@@ -69,7 +69,7 @@ def _classes(document: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 class_text(item["target"], item["name"]),
-                "" if accuracy is None else Cell(f"{accuracy:.1%}", bar=accuracy),
+                "" if accuracy is None else Cell(percent(accuracy), bar=accuracy),
                 Cell(verdict, "quiet" if verdict == "clean" else tone_of(verdict)),
                 best["family"],
                 best["means"] if best["reached"] else f"not reached with {best['means']}",

@@ -10,7 +10,7 @@ import numpy as np
 
 from patcher.report.page.blocks import Cell, Picture, Pictures, Section, Table, Tone
 from patcher.report.page.page import Page, render
-from patcher.report.page.parts import class_table, run_section
+from patcher.report.page.parts import class_section, run_section
 from patcher.report.page.pictures import pixel_uri
 from patcher.report.text import class_text, share_text
 from patcher.report.verify.rows import HEADER, STATUS_WORDS, check_rows
@@ -53,7 +53,7 @@ def verify_page(
         Section("Checks", [_checks(document)]),
         *_triggers(pictures, class_names),
         *_worst_probes(document, class_names),
-        Section("Class by class", [class_table(*per_class)]),
+        class_section(*per_class),
         run_section(document, _hashes(document)),
     ]
     name, verdict = document["hardened"]["name"], document["verdict"]

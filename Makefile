@@ -17,7 +17,7 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 UV ?= uv
 
-.PHONY: help demo test lint types format sample dist audit locked freeze hashes clean clean-venv
+.PHONY: help demo test lint types format docs sample dist audit locked freeze hashes clean clean-venv
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint    ruff check, ruff format --check, mypy strict, import contracts, limits'
 	@echo 'make format  let ruff rewrite what it can'
 	@echo 'make dist    build wheel and source archive, and try the wheel in a fresh environment'
+	@echo 'make docs    the site of README and docs/ into build/site, every warning an error'
 	@echo 'make audit   look the pinned packages up among known vulnerabilities; skipped without a network'
 	@echo 'make locked  install by hash, with the development tools'
 	@echo 'make sample  train the sample again (samples/train_digits.py)'
@@ -59,6 +60,11 @@ types: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The variable silences a notice of the theme about another product.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo 'docs: build/site/index.html'
 
 sample: $(VENV)/.installed-dev
 	$(BIN)/python samples/train_digits.py

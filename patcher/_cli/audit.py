@@ -20,16 +20,14 @@ from patcher._cli.options import (
     quiet_option,
     report_dir_option,
 )
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar, say
 from patcher.calibrate.audit.options import AuditOptions
-
-_HEADER = ("label", "images", "second group", "lose the label", "others lose it", "verdict")
 
 
 @command("audit-data")
 @click.argument("model", type=click.Path())
 @option("--train-dir", section="Files", required=True, help="The training set: folder a class, or .npz.")
-@report_dir_option("suspects.csv, suspects.png, audit.json. [default: <stem>.audit]")
+@report_dir_option("suspects.csv, suspects.png, audit.json, audit.html. [default: <stem>.audit]")
 @dataclass_options(AuditOptions)
 @device_option
 @data_options
@@ -41,6 +39,7 @@ def audit_data(
 ) -> int:
     """Find the poisoned images of the training set that MODEL was trained on."""
     from patcher.commands.audit_data import audit_data as run
+    from patcher.report.audit.document import LABEL_HEADER, label_rows
 
     folder = Path(report_dir) if report_dir is not None else Path(model).with_suffix(".audit")
     given = {name: value for name, value in options.items() if value is not None}
@@ -56,19 +55,9 @@ def audit_data(
     if as_json:
         click.echo(result.report.to_json(), nl=False)
     elif not quiet:
-        print_table(Path(model).name, _HEADER, [_row(group) for group in result.report.as_json()["labels"]])
-        say(f"{len(result.findings.suspects)} suspected images; list and pictures: {folder}")
+        print_table(Path(model).name, LABEL_HEADER, label_rows(result.report.as_json()))
+        say(f"{len(result.findings.suspects)} suspected images; the list: {folder / 'suspects.csv'}")
+        conclude(result.verdict, folder / "audit.html")
     if not result.passed:
         complain(result.verdict, result.reasons)
     return exit_code("audit-data", result.verdict)
-
-
-def _row(group: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        group["name"],
-        str(group["images"]),
-        str(group["suspects"]),
-        f"{group['flips']:.0%}",
-        f"{group['flips_of_others']:.0%}",
-        "poisoned" if group["confirmed"] else "natural",
-    )

@@ -23,7 +23,7 @@ from patcher._cli.options import (
     report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar, say
 from patcher._cli.values import MethodName
 
 
@@ -82,7 +82,7 @@ def compare(
         for name, why in found.failures.items():
             say(f"{name}: {why}")
         say(found.reason)
-        say(f"report: {reports / 'comparison.md'}")
+        conclude(found.verdict, reports / "comparison.html")
         if found.best:
             say(f"hardened model: {destination}")
     if not found.passed:

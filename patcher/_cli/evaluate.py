@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from patcher._cli.options import (
     report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import print_table, say
+from patcher._cli.output import conclude, print_table, say
 
 _MOST_CLASSES_SHOWN = 20
 
@@ -25,7 +26,7 @@ _MOST_CLASSES_SHOWN = 20
 @command("evaluate")
 @click.argument("model", type=click.Path())
 @option("--data", section="Files", required=True, help="Labelled images: folder a class, or .npz.")
-@report_dir_option("report.json, and roc.png for a model whose flag has a score.")
+@report_dir_option("report.json, report.html, and roc.png for a model whose flag has a score.")
 @triggered_options
 @data_options
 @preprocess_options
@@ -48,8 +49,8 @@ def evaluate(
     flagged; FPR: clean images that are, among those of a flagged class and among all.
     """
     from patcher.commands.evaluate import evaluate as run
+    from patcher.report.evaluation import SCORE_HEADER, score_shares
     from patcher.report.harden.rows import score_rows
-    from patcher.report.text import share_text
 
     settings = {name: value for name, value in options.items() if value is not None}
     result = run(
@@ -66,19 +67,16 @@ def evaluate(
         click.echo(result.report.to_json(), nl=False)
         return exit_code("evaluate", result.verdict)
     document = result.report.as_json()
-    rows: list[tuple[str, str, str]] = [
-        (name, share_text(document[name]), str(document[name]["count"]))
-        for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
-        if name in document
-    ]
+    rows = [(name, text, count) for name, text, count, _ in score_shares(document)]
     rows += [(name, text, "") for name, text in score_rows(document)]
-    print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
+    print_table(document["model"]["name"], SCORE_HEADER, rows)
     classes = document["per_class"]
     if len(classes) <= _MOST_CLASSES_SHOWN:
         header = ("class", "images", "accuracy", "mostly taken for")
         print_table("by class", header, [_class_row(item) for item in classes])
     for line in document["mistaken"]:
         say(f"{line}: check the class order (--classes)")
+    conclude(result.verdict, Path(report_dir) / "report.html" if report_dir is not None else None)
     return exit_code("evaluate", result.verdict)
 
 

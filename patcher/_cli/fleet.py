@@ -10,7 +10,7 @@ import click
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command, option
 from patcher._cli.options import json_option, quiet_option
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar
 
 
 @command("fleet")
@@ -77,7 +77,7 @@ def fleet(
         ]
         print_table("fleet", header, rows)
         place = ordered[0].folder.parent
-        say(f"verdict: {report.verdict}; index: {place / 'fleet.html'}")
+        conclude(report.verdict, place / "fleet.html")
     code = exit_code("fleet", report.verdict)
     if code:
         complain(report.verdict, report.reasons)

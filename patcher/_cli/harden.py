@@ -25,7 +25,7 @@ from patcher._cli.options import (
     report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from patcher.commands.harden import HardenResult
@@ -99,19 +99,19 @@ def harden(
 
 def _show(result: HardenResult, name: str, reports: Path) -> None:
     from patcher.report.harden.choice import CANDIDATE_HEADER, candidate_rows
-    from patcher.report.harden.rows import before_after
+    from patcher.report.harden.rows import BEFORE_AFTER_HEADER, before_after
 
     document = result.report.as_json()
     if "auto" in document:
         print_table("candidates", CANDIDATE_HEADER, candidate_rows(document["auto"]))
         say(document["auto"]["paragraph"])
     made = document["method"]["name"]
-    print_table(f"{name}, method {made}", ("", "before", "after"), before_after(document))
+    print_table(f"{name}, method {made}", BEFORE_AFTER_HEADER, before_after(document))
     if "verdict" in result.calibration.summary:
         say(result.calibration.summary["verdict"])
     for note in result.report.sections["notes"]:
         say(f"note: {note}")
-    say(f"report: {reports / 'report.md'}")
+    conclude(result.verdict, reports / "report.html")
     if result.output:
         say(f"hardened model: {result.output}")
     if result.signature:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.progress import no_progress
@@ -25,11 +26,11 @@ _SECONDS_BETWEEN_LINES = 30
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; a pipe gets its full width."""
+    """Print a table, without a header where no column has a title; a pipe gets its full width."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=any(header))
     for index, name in enumerate(header):
         table.add_column(escape(name), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -49,6 +50,13 @@ def say(text: str) -> None:
     from rich.markup import escape
 
     console().print(escape(printable(text)), soft_wrap=True)
+
+
+def conclude(verdict: str, page: Path | None = None) -> None:
+    """The last lines of a command: its verdict, and the page that explains it."""
+    say(f"verdict: {verdict}")
+    if page is not None:
+        say(f"report: {page}")
 
 
 def complain(outcome: str, reasons: Iterable[str]) -> None:

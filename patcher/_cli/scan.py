@@ -22,7 +22,7 @@ from patcher._cli.options import (
     quiet_option,
     report_dir_option,
 )
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar
 from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB, Options
 from patcher.errors import InputError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path())
 @clean_dir_option(required=False)
 @option("--no-data", section="Clean images", is_flag=True, help="Rank classes without images: never clears a model.")
-@report_dir_option("scan.json, scan.md, pictures, triggers.npz. [default: <stem>.scan]")
+@report_dir_option("scan.json, .md, .html, pictures, triggers.npz. [default: <stem>.scan]")
 @dataclass_options(Options)
 @option(
     "--memory",
@@ -101,7 +101,7 @@ def _finish(
         click.echo(report.to_json(), nl=False)
     elif not quiet:
         print_table(model.name, header, rows(report.as_json()))
-        say(f"verdict: {report.verdict}; report: {folder}")
+        conclude(report.verdict, folder / "scan.html")
     code = exit_code("scan", report.verdict)
     if code:
         complain(report.verdict, report.reasons)

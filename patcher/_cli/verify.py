@@ -22,7 +22,7 @@ from patcher._cli.options import (
     report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import complain, print_table, progress_bar, say
+from patcher._cli.output import complain, conclude, print_table, progress_bar, say
 from patcher._cli.watch import time_limit
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def verify(
     from patcher.report.folder import check_report_dir
     from patcher.report.verify.attestation import write_attestation
     from patcher.report.verify.bom import write_bom
-    from patcher.report.verify.files import write_verify
     from patcher.report.verify.markdown import append_summary, render
     from patcher.report.verify.rows import HEADER, check_rows
 
@@ -88,7 +87,7 @@ def verify(
             **given,
         )
     if report_dir is not None:
-        write_verify(result.report, result.pictures, result.class_names, Path(report_dir), Path(hardened))
+        result.write(Path(report_dir), Path(hardened))
     document = result.report.as_json()
     if attestation is not None:
         write_attestation(document, Path(attestation))
@@ -105,8 +104,7 @@ def verify(
         say(f"sha256 to sign: {sha256}" if result.passed else "not to be released")
         if signature is not None:
             say(f"signature: {signature}")
-        if report_dir is not None:
-            say(f"report: {Path(report_dir) / 'report.html'}")
+        conclude(result.verdict, Path(report_dir) / "report.html" if report_dir is not None else None)
     if not result.passed:
         complain("FAIL", [f"{check.name}: {check.message}" for check in result.failed])
     return exit_code("verify", result.verdict)

@@ -16,12 +16,10 @@ from typing import Any, Literal
 from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.commands.harden import HardenResult, harden
 from patcher.errors import InputError, NotApplicableError
-from patcher.files import Source, check_output, replace_file
+from patcher.files import Source, check_output
 from patcher.progress import Progress
+from patcher.report.comparison import Compared, write_comparison
 from patcher.report.folder import check_report_dir, make_folder
-from patcher.report.harden.choice import auto_lines
-from patcher.report.harden.rows import before_after
-from patcher.report.table import table
 from patcher.steps.fit import relevant
 
 
@@ -58,15 +56,17 @@ class Comparison:
 
     def header(self) -> tuple[str, ...]:
         """Column titles of `rows`."""
-        return ("", "before", *(f"{name} (best)" if name == self.best else name for name in self.results))
+        return self.compared.header()
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row a quantity, one column a method."""
-        columns = [before_after(result.report.as_json()) for result in self.results.values()]
-        before = {name: value for column in columns for name, value, _ in column}
-        after = [{name: value for name, _, value in column} for column in columns]
-        rows = [("verdict", "", *(result.verdict for result in self.results.values()))]
-        return rows + [(name, value, *(column.get(name, "") for column in after)) for name, value in before.items()]
+        return self.compared.rows()
+
+    @property
+    def compared(self) -> Compared:
+        """The same as the reports show it."""
+        documents = {name: result.report.as_json() for name, result in self.results.items()}
+        return Compared(documents, self.failures, self.best, self.reason)
 
 
 def compare(
@@ -86,7 +86,7 @@ def compare(
         clean_dir: Clean images; see `patcher.data.clean_set`.
         methods: Names of methods, at least two, or ``auto`` alone, whose candidates are shown.
         output: Where to write the best model; nothing is written there when no method passes.
-        report_dir: Where to write ``comparison.md`` and a report folder for each method.
+        report_dir: Where to write ``comparison.md``, ``comparison.html`` and a report folder for each method.
         progress: Told of each step.
         options: Further arguments of `patcher.harden`; an option goes to every method that has it.
 
@@ -119,11 +119,7 @@ def compare(
     best, reason = choose_best({name: result.as_json() for name, result in results.items()})
     comparison = Comparison(results, failures, best, reason)
     if report_dir is not None:
-        lines = ["# patcher compare", "", *table(comparison.header(), comparison.rows()), "", reason]
-        lines += [f"\n{name}: {why}" for name, why in failures.items()]
-        for result in results.values():
-            lines += auto_lines(result.report.as_json())
-        replace_file(Path(report_dir) / "comparison.md", ("\n".join(lines) + "\n").encode())
+        write_comparison(comparison.compared, Path(report_dir))
     if best is not None and output is not None:
         results[best].save(output)
     return comparison

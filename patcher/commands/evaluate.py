@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from patcher.data.preprocess import resolve_preprocess
-from patcher.files import Source, replace_file
-from patcher.measure.scores import AttackScore, Share
+from patcher.files import Source
+from patcher.measure.scores import AttackScore, Share, predict
 from patcher.model.model import read_model
-from patcher.report.evaluation import evaluation_report
-from patcher.report.folder import check_report_dir, make_folder
+from patcher.report.evaluation import Answer, evaluation_report, write_evaluation
+from patcher.report.folder import check_report_dir
 from patcher.report.report import Report, Reported
-from patcher.report.roc import roc_picture
 from patcher.settings import settings_alone
 from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
-from patcher.steps.prepare import prepare
+from patcher.steps.prepare import Prepared, prepare
 from patcher.triggers.file import holds_triggers
-from patcher.triggers.triggered import Target, read_triggered, triggered_by
+from patcher.triggers.triggered import Target, Triggered, read_triggered, triggered_by
 
 if TYPE_CHECKING:
     import onnx
+
+_SHOWN = 8  # triggered images on the page
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def evaluate(
         triggered: ``.npz`` of triggered images, or a scan's ``triggers.npz`` to put into the clean images.
         target: The attacker's class.
         preprocess: Keyword arguments of `resolve_preprocess`.
-        report_dir: Where ``report.json`` is written, and ``roc.png`` for a model whose flag has a score.
+        report_dir: Where ``report.json``, ``report.html`` and, for a model whose flag has a score, ``roc.png`` go.
         options: Fields of `Settings`.
 
     Raises:
@@ -81,7 +84,16 @@ def evaluate(
     detection = measure_detection(prepared.session, prepared, attack, settings)
     report = evaluation_report(prepared, str(data), scored, detection)
     if report_dir is not None:
-        make_folder(Path(report_dir))
-        for name, content in {"report.json": report.to_json().encode(), **roc_picture(detection)}.items():
-            replace_file(Path(report_dir) / name, content)
+        answers = _answers(prepared, attack) if attack else []
+        write_evaluation(report, Path(report_dir), detection, answers, prepared.clean_set.class_names)
     return EvaluateResult(report, prepared.accuracy, scored, detection)
+
+
+def _answers(prepared: Prepared, attack: Triggered) -> list[Answer]:
+    """The model's answers to a few triggered images, evenly taken from all."""
+    chosen = np.unique(np.linspace(0, len(attack.labels) - 1, _SHOWN).round().astype(int))
+    scores = predict(prepared.session, prepared.model, prepared.preprocess, attack.pixels[chosen])
+    return [
+        Answer(attack.pixels[index], int(attack.labels[index]), int(answer))
+        for index, answer in zip(chosen, scores.argmax(axis=1), strict=True)
+    ]

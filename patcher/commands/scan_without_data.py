@@ -27,6 +27,7 @@ from patcher.model.model import read_model
 from patcher.progress import Progress, no_progress
 from patcher.report.folder import check_report_dir, make_folder
 from patcher.report.report import Report
+from patcher.report.scan.html import without_data_page
 from patcher.report.sections import model_section
 from patcher.report.table import table
 from patcher.settings import Settings
@@ -121,3 +122,4 @@ def _write(report: Report, folder: Path) -> None:
     lines += table(MARGIN_HEADER, margin_rows(document))
     replace_file(folder / "scan.json", report.to_json().encode())
     replace_file(folder / "scan.md", ("\n".join(lines) + "\n").encode())
+    replace_file(folder / "scan.html", without_data_page(document, MARGIN_HEADER, margin_rows(document)).encode())

@@ -19,12 +19,15 @@ from patcher.gate.policy_outcome import apply_policy
 from patcher.gate.run_checks import run_checks
 from patcher.gate.subject import Given, Subject, examine, read_hardened
 from patcher.gate.triggers import Picture
+from patcher.measure.confusion import per_class
 from patcher.model.model import Model, read_model
 from patcher.patch import read_patch
 from patcher.progress import Progress, no_progress
 from patcher.report.report import Report, Reported
 from patcher.report.verify.attestation import attestation_fault
 from patcher.report.verify.document import verify_report
+from patcher.report.verify.files import write_verify
+from patcher.report.verify.html import PerClass
 from patcher.settings import settings_alone
 from patcher.signing import Signing
 from patcher.steps.prepare import Prepared, prepare
@@ -42,17 +45,31 @@ class GateResult(Reported):
         checks: The checks in order.
         pictures: Pictures with the worst probe and the given triggers.
         class_names: In class order.
+        per_class: Accuracy class by class, of the original and of the hardened model; ``None`` where that does not run.
     """
 
     report: Report
     checks: tuple[Check, ...]
     pictures: tuple[Picture, ...]
     class_names: tuple[str, ...]
+    per_class: PerClass
 
     @property
     def failed(self) -> tuple[Check, ...]:
         """The checks that stand in the way."""
         return tuple(check for check in self.checks if check.failed)
+
+    def write(self, folder: Path, hardened: Path) -> None:
+        """Write the report in all its formats.
+
+        Args:
+            folder: Where to write; made where it is missing.
+            hardened: The hardened model, whose path relative to the working directory goes into SARIF.
+
+        Raises:
+            InputError: The file system refuses.
+        """
+        write_verify(self.report, self.pictures, self.class_names, self.per_class, folder, hardened)
 
 
 def verify(
@@ -114,7 +131,13 @@ def verify(
     found += [_signature(subject, signing, original_signing), _attestation(subject, found, attested)]
     checks = apply_policy(found, rules, after.sha256, today or datetime.datetime.now(datetime.UTC).date())
     report = verify_report(subject, checks, time.perf_counter() - started)
-    return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names)
+    return GateResult(report, checks, tuple(pictures), prepared.clean_set.class_names, _per_class(subject))
+
+
+def _per_class(subject: Subject) -> PerClass:
+    clean_set, predicted = subject.prepared.clean_set, subject.predicted
+    before = per_class(clean_set.labels, subject.prepared.predicted, clean_set.class_names)
+    return before, None if predicted is None else per_class(clean_set.labels, predicted, clean_set.class_names)
 
 
 def _signature(subject: Subject, hardened: Signing | None, original: Signing | None) -> Check:

@@ -23,7 +23,6 @@ from patcher.errors import PatcherError
 from patcher.fleet.codec import pack, unpack
 from patcher.fleet.content import read_files, write_files
 from patcher.fleet.task import Failure, Files, Kind, Outcome, Task, below
-from patcher.report.verify.files import write_verify
 
 FIGURES = "figures.npz"
 
@@ -114,7 +113,7 @@ def _verify(task: Task, inputs: Files) -> Files:
             triggers=triggers if triggers.is_file() else None,
             **arguments,
         )
-        write_verify(result.report, result.pictures, result.class_names, place / "report", hardened)
+        result.write(place / "report", hardened)
         return read_files(place / "report")
 
 

@@ -115,7 +115,7 @@ def _scan(files: Mapping[str, bytes]) -> dict[str, Any]:
         "verdict": report["verdict"],
         "reasons": report["reasons"],
         "report": "scan/scan.json",
-        "page": "scan/scan.md",
+        "page": "scan/scan.html",
         "ACC": report["ACC"],
         "mode": report["mode"],
         "targets": [{"target": item["target"], "name": item["name"], "verdict": item["verdict"]} for item in flagged],
@@ -141,7 +141,7 @@ def _harden(state: ModelState, reports: Mapping[str, Any], files: dict[str, byte
         "verdict": report["verdict"],
         "reasons": report["reasons"],
         "report": f"{place}/report.json",
-        "page": f"{place}/report.md",
+        "page": f"{place}/report.html",
         "method": shown,
         **(
             {"choice": reason, "verdicts": {name: item["verdict"] for name, item in reports.items()}} if several else {}

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.image_sources import Pixels
 from patcher.gate.check import Check, decided
 from patcher.gate.probes import Probe, built_in_probes
 from patcher.gate.subject import NotRunError, Subject
@@ -209,19 +210,20 @@ def _pictures(subject: Subject, name: str, apply: Any, chosen: NDArray[np.int64]
     before, after = subject.before(altered), subject.after(altered)
     labels = subject.prepared.clean_set.labels[chosen]
     return [
-        Picture(name, _bytes(images[i]), _bytes(altered[i]), int(labels[i]), int(before[i]), int(after[i]))
+        Picture(name, as_bytes(images[i]), as_bytes(altered[i]), int(labels[i]), int(before[i]), int(after[i]))
         for i in range(len(chosen))
     ]
 
 
 def _given_pictures(given: Triggered, before: NDArray[np.int64], after: NDArray[np.int64]) -> list[Picture]:
     shown = range(min(_SHOWN_PICTURES, len(given.labels)))
-    pixels = [_bytes(given.pixels[index]) for index in shown]
+    pixels = [as_bytes(given.pixels[index]) for index in shown]
     return [
         Picture("given images", pixels[i], pixels[i], int(given.labels[i]), int(before[i]), int(after[i]))
         for i in shown
     ]
 
 
-def _bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def as_bytes(pixels: Pixels) -> NDArray[np.uint8]:
+    """Pixels as uint8, 0 to 255."""
     return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * np.clip(pixels, 0, 1)), np.uint8)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from patcher.report.audit.files import contact_sheet
+from tests.report.page.reading import report_page
 
 
 def rows(folder):
@@ -33,6 +34,8 @@ def test_poisoned_training_images_are_listed_by_index_and_shown(run, samples, tm
     document = json.loads((folder / "audit.json").read_text())
     assert document["verdict"] == "suspicious"
     assert document["suspects"] == len(found)
+    assert "suspects.png" in report_page(folder / "audit.html").attributes["alt"]
+    assert outcome.out.endswith(f"verdict: suspicious\nreport: {folder / 'audit.html'}\n")
 
 
 def test_the_flags_of_the_training_set_are_not_read(run, samples, tmp_path):

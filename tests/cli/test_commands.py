@@ -14,6 +14,7 @@ import pytest
 
 import patcher
 from tests.cli.conftest import Run
+from tests.report.page.reading import report_page
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def test_the_output_is_a_drop_in(hardened: Path, samples: Path) -> None:
 
 def test_the_report_folder_is_complete(hardened: Path) -> None:
     names = {path.name for path in (hardened / "report").iterdir()}
-    assert names == {"report.json", "report.md", "activations.png", "curve.png", "patch.safetensors"}
+    assert names == {"report.json", "report.md", "report.html", "activations.png", "curve.png", "patch.safetensors"}
+    assert {"activations.png", "curve.png"} <= report_page(hardened / "report" / "report.html").attributes["alt"]
     text = (hardened / "report" / "report.md").read_text()
     for name in ("activations.png", "curve.png", report(hardened)["hardened"]["sha256"]):
         assert name in text

@@ -13,6 +13,7 @@ import patcher
 from patcher.commands.compare import compare
 from patcher.errors import InputError
 from tests.cli.conftest import Run
+from tests.report.page.reading import report_page
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,9 @@ def test_the_best_is_written(compared: Path) -> None:
     assert success["unit"] < success["nft"], "masks fitted on clean images alone leave this backdoor standing"
     assert {report["verdict"] for report in reports.values()} == {"pass"}
     assert "unit (best)" in (compared / "report" / "comparison.md").read_text()
+    assert {"unit/report.html", "nft/report.html"} == report_page(compared / "report" / "comparison.html").attributes[
+        "href"
+    ]
 
 
 def test_masks_cost_nothing_and_are_pictured(compared: Path, run: Run) -> None:

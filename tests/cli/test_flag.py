@@ -13,6 +13,7 @@ import pytest
 from patcher._cli import main
 from patcher.runtime import GuardedSession
 from tests.cli.conftest import Run
+from tests.report.page.reading import report_page
 
 FORMS = ("if", "where", "two-files")
 
@@ -65,6 +66,9 @@ def test_evaluate_prints_the_score_and_draws_the_curve(flagged: Path, samples: P
     assert json.loads((tmp_path / "found" / "report.json").read_text())["AUROC"] > 0.95
     assert (tmp_path / "found" / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert (flagged / "if.report" / "roc.png").exists()
+    page = report_page(tmp_path / "found" / "report.html")
+    assert "roc.png" in page.attributes["alt"]
+    assert "a triggered image of class 3" in page.attributes["alt"]
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--false-alarms", "0"), ("--false-alarms", "1.5")])

@@ -13,6 +13,7 @@ import pytest
 from patcher.triggers.file import read_triggers
 from tests.calibrate.scan.block_models import block_images, block_model
 from tests.cli.conftest import Run
+from tests.report.page.reading import report_page
 
 QUICK = ("--family", "patch", "--steps", "40", "--seeds", "1")
 
@@ -46,6 +47,7 @@ def scanned(workplace: Path) -> Path:
 def test_a_backdoor_exits_1_and_leaves_its_trigger(scanned: Path) -> None:
     assert {path.name for path in scanned.iterdir()} == {
         "scan.json",
+        "scan.html",
         "scan.md",
         "sizes.png",
         "trigger-7.png",
@@ -59,6 +61,14 @@ def test_a_backdoor_exits_1_and_leaves_its_trigger(scanned: Path) -> None:
     text = (scanned / "scan.md").read_text()
     assert text.startswith("# patcher scan: BACKDOOR (all-to-one)")
     assert "![trigger-7.png](trigger-7.png)" in text
+
+
+def test_the_page_shows_triggers_and_every_class(scanned: Path) -> None:
+    read = report_page(scanned / "scan.html")
+    assert {"trigger-7.png", "sizes.png"} <= read.attributes["alt"]
+    assert "patcher audit-data MODEL --train-dir TRAIN" in read.text
+    document = json.loads((scanned / "scan.json").read_text())
+    assert [row["class"] for row in document["per_class"]] == list(range(10))
 
 
 def test_the_trigger_can_be_evaluated(run: Run, workplace: Path, scanned: Path) -> None:
@@ -110,6 +120,7 @@ def test_without_data_nothing_is_cleared(run: Run, workplace: Path, tmp_path: Pa
     assert report["verdict"] in ("inconclusive", "suspicious")
     assert len(report["maximum_margins"]) == 10
     assert "no data" in (tmp_path / "r" / "scan.md").read_text()
+    assert "maximum margin" in report_page(tmp_path / "r" / "scan.html").text
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from onnx import helper
 from patcher.gate import CHECKS
 from tests.cli.conftest import Run
 from tests.gate.conftest import Pair, harden
+from tests.report.page.reading import report_page
 from tests.tiny_models import SHARED, build
 
 FORMATS = {"report.json", "report.md", "report.html", "junit.xml", "results.sarif"}
@@ -163,6 +164,7 @@ def test_markdown_has_a_row_a_check(reports: dict[str, Path]) -> None:
 
 
 def test_the_page_needs_nothing_else(reports: dict[str, Path]) -> None:
+    report_page(reports["fail"] / "report.html")
     text = (reports["fail"] / "report.html").read_text()
     assert text.count('src="data:image/png;base64,') == 8
     assert "http://" not in text

@@ -18,6 +18,7 @@ from patcher.fleet.task import Failure
 from tests.calibrate.scan.block_models import block_model
 from tests.fleet.conftest import SCAN
 from tests.fleet.fakes import HereEngine
+from tests.report.page.reading import report_page
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -163,9 +164,9 @@ def test_the_index_names_every_model(table: dict[str, Any]) -> None:
     ]
     page = (folder / "fleet.html").read_text()
     assert page.count("<tr>") == 3
-    assert 'href="backdoored/scan/scan.md"' in page
+    assert 'href="backdoored/scan/scan.html"' in page
     assert "data:image/png" in page
-    assert "http" not in page.replace("http-equiv", "")
+    report_page(folder / "fleet.html")
 
 
 def test_harden_takes_the_scan_and_the_gate_the_best_method(samples: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of an audit of a training set.
 
-files  suspects.csv and suspects.png
+document  audit.json
+files     suspects.csv, suspects.png, the report folder
+html      audit.html
 """

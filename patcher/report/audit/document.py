@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from patcher.calibrate.audit.options import AuditOptions
 from patcher.calibrate.findings import Findings
+from patcher.measure.confusion import per_class
 from patcher.report.report import Report
 from patcher.report.sections import model_section
 from patcher.settings import Settings
@@ -36,8 +39,27 @@ def audit_report(
         "preprocess": prepared.preprocess.as_json(),
         "training_set": {"images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
         "accuracy": prepared.accuracy.as_json(),
+        "per_class": per_class(prepared.clean_set.labels, prepared.predicted, names),
         "options": {"seed": settings.seed, **asdict(options)},
         "suspects": count,
         "labels": [{"name": names[group.label], **group.as_json()} for group in findings.groups],
     }
     return Report("audit-data", "suspicious" if count else "clean", reasons, sections, {"audit_s": seconds})
+
+
+LABEL_HEADER = ("label", "images", "second group", "lose the label", "others lose it", "verdict")
+
+
+def label_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of text, one a label with a second group; the header is `LABEL_HEADER`."""
+    return [
+        (
+            group["name"],
+            str(group["images"]),
+            str(group["suspects"]),
+            f"{group['flips']:.0%}",
+            f"{group['flips_of_others']:.0%}",
+            "poisoned" if group["confirmed"] else "natural",
+        )
+        for group in document["labels"]
+    ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from patcher.data.clean_set import CleanSet
 from patcher.files import replace_file
+from patcher.report.audit.html import audit_page
 from patcher.report.folder import make_folder
 from patcher.report.report import Report
 
@@ -31,27 +32,33 @@ _BACKGROUND, _INK = (255, 255, 255), (40, 40, 40)
 
 
 def write_audit(report: Report, folder: Path, findings: Findings, training_set: CleanSet) -> None:
-    """Write ``audit.json`` and the suspects; each file appears whole or not at all.
+    """Write ``audit.json``, ``audit.html`` and the suspects; each file appears whole or not at all.
 
     Raises:
         InputError: The file system refuses.
     """
     make_folder(folder)
-    write_suspects(folder, findings, training_set)
+    sheet = write_suspects(folder, findings, training_set)
     replace_file(folder / "audit.json", report.to_json().encode())
+    replace_file(folder / "audit.html", audit_page(report.as_json(), sheet).encode())
 
 
-def write_suspects(folder: Path, findings: Findings, training_set: CleanSet) -> None:
+def write_suspects(folder: Path, findings: Findings, training_set: CleanSet) -> dict[str, bytes]:
     """Write both files; the sheet only where there is a suspect.
+
+    Returns:
+        The sheet, file name to PNG bytes; empty where there is none.
 
     Raises:
         InputError: The file system refuses.
     """
     replace_file(folder / CSV_NAME, suspects_csv(findings, training_set).encode())
-    if findings.suspects:
-        buffer = io.BytesIO()
-        contact_sheet(findings, training_set).save(buffer, "PNG")
-        replace_file(folder / SHEET_NAME, buffer.getvalue())
+    if not findings.suspects:
+        return {}
+    buffer = io.BytesIO()
+    contact_sheet(findings, training_set).save(buffer, "PNG")
+    replace_file(folder / SHEET_NAME, buffer.getvalue())
+    return {SHEET_NAME: buffer.getvalue()}
 
 
 def suspects_csv(findings: Findings, training_set: CleanSet) -> str:
@@ -79,7 +86,7 @@ def contact_sheet(findings: Findings, training_set: CleanSet) -> Image:
         members = [found for found in _by_score(findings) if found.label == label]
         top = row * height + _GAP
         name = training_set.class_names[label].encode("ascii", "replace").decode()
-        draw.text((_GAP, top), f"{name}: {len(members)} suspects", fill=_INK)
+        draw.text((_GAP, top), f"label {name}: {len(members)} suspects, highest score first", fill=_INK)
         for column, found in enumerate(members[:_COLUMNS]):
             place = (_GAP + column * (_SIDE + _GAP), top + _TITLE)
             sheet.paste(_picture(training_set, found.index), place)

@@ -18,5 +18,5 @@ def write_fleet(report: Report, folder: Path) -> None:
     """
     document = report.as_json()
     replace_file(folder / "fleet.json", report.to_json().encode())
-    replace_file(folder / "fleet.html", html.render(document, folder).encode())
+    replace_file(folder / "fleet.html", html.fleet_page(document, folder).encode())
     replace_file(folder / "junit.xml", junit.render(document).encode())

@@ -4,7 +4,8 @@
 document  the report as plain values
 files     the report folder
 markdown  report.md
-rows      the before/after table
+html      report.html
+rows      tables as text
 figures   pictures of the calibration
 masks     channel masks per masked constant
 """

@@ -10,7 +10,7 @@ from patcher.report.table import table
 from patcher.report.text import share_text
 from patcher.steps.choice import Choice
 
-CANDIDATE_HEADER = ("candidate", "accuracy, held-out", "found triggers: success (ASR)", "true class (SIA)", "")
+CANDIDATE_HEADER = ("candidate", "accuracy, held-out", "found triggers: success (ASR)", "true class (SIA)", "remark")
 
 
 def auto_section(choice: Choice, names: Sequence[str], images: int) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from patcher.report.harden.masks import LayerMasks, layer_masks
 from patcher.report.picture import png
+from patcher.report.text import shortened
 from patcher.steps.fit import Fitted, Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = 4
+_COLUMNS = 3
 _HISTOGRAM_LIMIT = 1.5
 _BLUE, _RED, _GREY = "#3465a4", "#cc0000", "#888a85"
 
@@ -47,13 +48,13 @@ def _activations(histograms: Mapping[str, NDArray[np.float64]]) -> Figure:
     for panel, name in zip(panels, names, strict=True):
         shares = histograms[name]
         edges = np.linspace(0, _HISTOGRAM_LIMIT, len(shares) + 1)
-        panel.stairs(shares, edges, fill=True, color=_BLUE)
-        panel.axvline(1, color=_RED, linewidth=1.2)
+        panel.stairs(shares, edges, fill=True, color=_BLUE, label="clean activations; last bar: 1.5 and more")
+        panel.axvline(1, color=_RED, linewidth=1.2, label="the bound; what is beyond is cut off")
         panel.set_yscale("log")
         clipped = shares[edges[:-1] >= 1].sum()
         panel.text(0.97, 0.9, f"beyond: {clipped:.2%}", transform=panel.transAxes, ha="right", va="top", fontsize=7)
         panel.minorticks_off()
-    figure.suptitle("clean activations before the patch, relative to their bound (red)", fontsize=10)
+    _explain(figure, panels[0], "clean activations before the patch, relative to their bound")
     figure.supxlabel("activation / bound", fontsize=8)
     figure.supylabel("share of values", fontsize=8)
     return figure
@@ -64,16 +65,25 @@ def _masks(layers: Sequence[LayerMasks]) -> Figure:
     figure, panels = _grid([layer.initializer for layer in layers])
     for panel, layer in zip(panels, layers, strict=True):
         values = layer.ordered
-        panel.stairs(values, np.linspace(0, 1, len(values) + 1), fill=True, color=_BLUE)
+        panel.stairs(values, np.linspace(0, 1, len(values) + 1), fill=True, color=_BLUE, label="masks, sorted")
         if layer.floor is not None:
-            panel.axhline(layer.floor, color=_RED, linewidth=1.2)
+            panel.axhline(layer.floor, color=_RED, linewidth=1.2, label="the lowest that a mask may be")
         panel.set_ylim(0, 1.05)
         text = f"{(values < 0.5).sum()} of {len(values)} below 1/2"
-        panel.text(0.97, 0.1, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="white")
-    figure.suptitle("channel masks, sorted, and their floor (red)", fontsize=10)
+        panel.text(0.9, 0.6, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="white")
+    _explain(figure, panels[0], "channel masks: 1 leaves a channel as it is, 0 would silence it")
     figure.supxlabel("share of the channels", fontsize=8)
     figure.supylabel("mask", fontsize=8)
     return figure
+
+
+def _explain(figure: Figure, panel: Any, title: str) -> None:
+    """Title, and below it what each mark of a panel is."""
+    figure.suptitle(title, fontsize=10)
+    top = 1 - 0.24 / figure.get_figheight()
+    figure.legend(
+        *panel.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, top), ncols=2, fontsize=8
+    )
 
 
 def _grid(names: Sequence[str]) -> tuple[Figure, list[Any]]:
@@ -81,13 +91,13 @@ def _grid(names: Sequence[str]) -> tuple[Figure, list[Any]]:
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(names) / _COLUMNS)
-    height = 0.9 + 1.7 * rows
+    height = 1.2 + 1.7 * rows
     figure = Figure(figsize=(3.0 * _COLUMNS, height))
     axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
     # Margins in inches: the automatic layouts measure every label of every panel, many times over.
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.5 / height, top=1 - 0.65 / height, hspace=0.35, wspace=0.06)
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.5 / height, top=1 - 0.95 / height, hspace=0.35, wspace=0.06)
     for panel, name in zip(axes, names, strict=False):
-        panel.set_title(_shortened(name), fontsize=8, pad=3)
+        panel.set_title(shortened(name, 36), fontsize=8, pad=3)
         panel.tick_params(labelsize=7)
     for panel in axes[len(names) :]:
         panel.set_visible(False)
@@ -98,7 +108,7 @@ def _curves(stages: Sequence[Stage]) -> Figure:
     """One panel a method."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.6 * len(stages)), layout="constrained")
+    figure = Figure(figsize=(7, 4.2 * len(stages)), layout="constrained")
     for panel, stage in zip(figure.subplots(len(stages), squeeze=False).ravel(), stages, strict=True):
         _curve(panel, stage)
     return figure
@@ -117,14 +127,13 @@ def _curve(left: Any, stage: Stage) -> None:
     left.set_ylabel("accuracy, %", color=_BLUE)
     right = left.twinx()
     tightness = [point["tightness"] for point in calibration.curve]
-    right.plot(steps, tightness, color=_RED, marker=".")
-    right.set_ylabel(calibration.summary.get("cost", "tightness (mean bound)"), color=_RED)
+    cost = calibration.summary.get("cost", "tightness (mean bound)")
+    right.plot(steps, tightness, color=_RED, marker=".", label=f"{cost}, right axis")
+    right.set_ylabel(cost, color=_RED)
     kept = calibration.summary.get("kept_step")
     if kept is not None:
         left.axvline(kept, color=_GREY, linestyle="--", linewidth=1, label=f"kept: step {kept}")
-    left.legend(loc="best", fontsize=8)
+    marks = [axes.get_legend_handles_labels() for axes in (left, right)]
+    lines, names = ([*first, *second] for first, second in zip(*marks, strict=True))
+    left.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
     left.set_title(f"calibration: {stage.method}", fontsize=10)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 32 else "..." + name[-29:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a report folder: ``report.json``, ``report.md``, the pictures, and the patch."""
+"""Write a report folder: ``report.json``, ``report.md``, ``report.html``, the pictures, and the patch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from patcher.patch import write_patch
 from patcher.report.audit.files import write_suspects
 from patcher.report.folder import make_folder
 from patcher.report.harden.figures import figures
+from patcher.report.harden.html import harden_page
 from patcher.report.harden.markdown import render
 from patcher.report.report import Report
 from patcher.report.roc import roc_picture
@@ -27,8 +28,10 @@ def write_harden(report: Report, folder: Path, fitted: Fitted, detection: Detect
     pictures = figures(fitted) | roc_picture(detection)
     for name, content in pictures.items():
         replace_file(folder / name, content)
+    sheet: dict[str, bytes] = {}
     if fitted.calibration.findings is not None and fitted.training_set is not None:
-        write_suspects(folder, fitted.calibration.findings, fitted.training_set)
+        sheet = write_suspects(folder, fitted.calibration.findings, fitted.training_set)
     write_patch(fitted.patch, folder / "patch.safetensors")
     replace_file(folder / "report.json", report.to_json().encode())
     replace_file(folder / "report.md", render(report, tuple(pictures)).encode())
+    replace_file(folder / "report.html", harden_page(report.as_json(), pictures | sheet).encode())

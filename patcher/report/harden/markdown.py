@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patcher.report.harden.choice import auto_lines
 from patcher.report.harden.masks import MASK_HEADER, suppressed_rows
-from patcher.report.harden.rows import before_after
+from patcher.report.harden.rows import BEFORE_AFTER_HEADER, SITE_HEADER, before_after, site_rows
 from patcher.report.report import Report
 from patcher.report.table import table
+from patcher.report.text import words
 
 
 def render(report: Report, pictures: Sequence[str] = ()) -> str:
@@ -31,10 +31,10 @@ def render(report: Report, pictures: Sequence[str] = ()) -> str:
     ]
     lines += [f"- {reason}" for reason in report.reasons] + ([""] if report.reasons else [])
     lines += [*auto_lines(document), ""] if "auto" in document else []
-    lines += table(("", "before", "after"), before_after(document))
+    lines += table(BEFORE_AFTER_HEADER, before_after(document))
     lines += ["", *(f"- {note}" for note in document["notes"])] if document["notes"] else []
     lines += ["", "Shares carry their 95 % Wilson interval.", "", "## Sites", ""]
-    lines += table(("tensor", "operator", "channels", "bound: lowest", "median", "highest"), _site_rows(document))
+    lines += table(SITE_HEADER, [(f"`{row[0]}`", *row[1:]) for row in site_rows(document)])
     kept = document["hardened"].get("bounds", {})
     if kept.get("folded") and kept["nodes"]:
         lines += ["", "Bounds that stayed nodes:", ""]
@@ -50,29 +50,17 @@ def render(report: Report, pictures: Sequence[str] = ()) -> str:
     for picture in pictures:
         lines += ["", f"![{picture}]({picture})"]
     lines += ["", "## What was run", ""]
-    lines += table(("", ""), _provenance_rows(document))
+    lines += table(("what", "value"), _provenance_rows(document))
     return "\n".join(lines) + "\n"
 
 
-def _site_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (f"`{site['tensor']}`", site["operator"], str(site["channels"]), *map(_number, site["bound"]))
-        for site in document["sites"]
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.3g}"
-
-
 def _provenance_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [
+    return [
         ("model sha256", f"`{document['model']['sha256']}`"),
         ("hardened sha256", f"`{document['hardened']['sha256']}`" if document["hardened"]["sha256"] else "not written"),
         ("patch sha256", f"`{document['patch_sha256']}`"),
         ("clean images sha256", f"`{document['clean_set']['sha256']}`"),
-        ("preprocessing", f"`{document['preprocess']}`"),
-        ("options", f"`{document['method']['options']}`"),
+        ("preprocessing", words(document["preprocess"])),
+        ("options", words(document["method"]["options"])),
         ("versions", ", ".join(f"{name} {number}" for name, number in document["versions"].items())),
     ]
-    return [(name, value) for name, value in rows]

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two-column before/after table, as rows of text for the terminal and for Markdown."""
+"""A ``harden`` report's tables as rows of text, for the terminal, Markdown and the page alike."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from patcher.report.text import share_text, size_text
 
+BEFORE_AFTER_HEADER = ("measured", "before", "after")
+SITE_HEADER = ("tensor", "operator", "channels", "bound: lowest", "median", "highest")
 _DETECTION = (
     ("TPR", "triggered images: flagged (TPR)"),
     ("FPR_target", "clean images of a flagged class: flagged (FPR)"),
@@ -16,7 +19,7 @@ _DETECTION = (
 
 
 def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows ``(what, before, after)`` of a ``harden`` report.
+    """Rows under `BEFORE_AFTER_HEADER`.
 
     Args:
         document: The report as plain JSON values.
@@ -52,6 +55,18 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         after_text = f"{latency['after_ms']:.2f} ms ({latency['ratio']:.2f}x)"
         rows.append((label, f"{latency['before_ms']:.2f} ms", after_text))
     return rows
+
+
+def site_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows under `SITE_HEADER`."""
+    return [
+        (site["tensor"], site["operator"], str(site["channels"]), *map(_number, site["bound"]))
+        for site in document["sites"]
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.3g}"
 
 
 def _what_is_left(bounds: Mapping[str, Any]) -> list[str]:

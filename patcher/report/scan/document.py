@@ -10,9 +10,11 @@ from patcher.calibrate.scan.figures import Candidate, Findings, Searched, Univer
 from patcher.calibrate.scan.latent import latent_scores
 from patcher.calibrate.scan.model_verdict import Decision, TargetVerdict
 from patcher.calibrate.scan.target_verdict import Judgement
+from patcher.measure.confusion import per_class
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.report.table import table
+from patcher.report.text import class_text
 from patcher.steps.prepare import Prepared
 from patcher.triggers.family import family_of
 
@@ -40,6 +42,7 @@ def scan_report(
         "preprocess": prepared.preprocess.as_json(),
         "clean_set": clean_set_section(prepared.clean_set),
         "ACC": prepared.accuracy.as_json(),
+        "per_class": per_class(prepared.clean_set.labels, prepared.predicted, names),
         "options": dict(options),
         "mode": decision.mode,
         "triggers": len(decision.triggers),
@@ -86,7 +89,7 @@ def render_scan(report: Report, pictures: Sequence[str] = ()) -> str:
         "",
         *table(SEARCHED_HEADER, searched_rows(document)),
         "",
-        _latent_text(document),
+        latent_text(document),
     ]
     if document["targets_not_inverted"]:
         lines += ["", f"{document['targets_not_inverted']} targets were ranked lower and not inverted."]
@@ -155,19 +158,20 @@ def _latent(findings: Findings) -> dict[str, Any] | None:
     return {"distances": [float(value) for value in findings.distances], "scores": [float(value) for value in scores]}
 
 
-def _latent_text(document: Mapping[str, Any]) -> str:
+def latent_text(document: Mapping[str, Any]) -> str:
+    """What the last features say, in one or two sentences."""
     latent, names = document["latent"], document["clean_set"]["class_names"]
     if latent is None:
         return "The model does not end in one linear layer: no latent distances."
     nearest = min(range(len(names)), key=latent["distances"].__getitem__)
     text = (
-        f"Nearest class by the last features, whatever the form of a trigger: {nearest} ({names[nearest]}), "
+        f"Nearest class by the last features, whatever the form of a trigger: {class_text(nearest, names[nearest])}, "
         f"score {latent['scores'][nearest]:.1f}."
     )
     for item in document["one_ways"][:1]:
         text += (
-            f" Way that is shortest beside the way back: from {item['source']} ({names[item['source']]}) "
-            f"to {item['target']} ({names[item['target']]}), score {item['score']:.1f}."
+            f" Way that is shortest beside the way back: from {class_text(item['source'], names[item['source']])} "
+            f"to {class_text(item['target'], names[item['target']])}, score {item['score']:.1f}."
         )
     return text
 

@@ -17,17 +17,20 @@ from numpy.typing import NDArray
 from patcher.calibrate.scan.figures import Findings
 from patcher.calibrate.scan.model_verdict import Decision
 from patcher.report.picture import png
+from patcher.report.text import shortened
 from patcher.steps.prepare import Prepared
 from patcher.triggers.family import Panel, family_of
 from patcher.triggers.trigger import Trigger
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _EXAMPLES = 3
 _BLUE, _RED, _GREY = "#3465a4", "#cc0000", "#888a85"
-_MOST_NAMES = 20
+_MOST_NAMES, _LONGEST_NAME = 20, 14
+_UNITS = {"rms": "rms, pixels 0 to 1"}
 _ARROWS = 12  # along the longer side
 
 
@@ -51,7 +54,7 @@ def _sizes(prepared: Prepared, findings: Findings, decision: Decision) -> Figure
     families = list(dict.fromkeys(item.family for item in findings.candidates))
     flagged = {item.target for item in decision.targets if item.level in ("backdoor", "suspicious")}
     names = prepared.clean_set.class_names
-    figure = Figure(figsize=(8, 2.4 * len(families)), layout="constrained")
+    figure = Figure(figsize=(8, 0.8 + 2.2 * len(families)), layout="constrained")
     panels = figure.subplots(len(families), 1, squeeze=False)[:, 0]
     for panel, family in zip(panels, families, strict=True):
         tried = [item for item in findings.candidates if item.family == family]
@@ -61,10 +64,27 @@ def _sizes(prepared: Prepared, findings: Findings, decision: Decision) -> Figure
         panel.axhline(float(np.median([item.size for item in tried])) / 2, color=_GREY, linestyle="--")
         panel.set_xticks([])
         if len(tried) <= _MOST_NAMES:
-            panel.set_xticks(range(len(tried)), [names[item.target] for item in tried], rotation=40, fontsize=8)
-        panel.set_title(f"{family}: smallest change that reaches each target (hollow: none did)", fontsize=10)
-        panel.set_ylabel(family_of(family).unit, fontsize=8)
+            shown = [shortened(names[item.target], _LONGEST_NAME) for item in tried]
+            panel.set_xticks(range(len(tried)), shown, rotation=30 if max(map(len, shown)) > 4 else 0, fontsize=8)
+        panel.set_title(family, fontsize=10, loc="left")
+        panel.set_ylabel(_UNITS.get(family_of(family).unit, family_of(family).unit), fontsize=8)
+    panels[-1].set_xlabel("class", fontsize=8)
+    figure.suptitle("smallest change of each kind that sends images to each class", fontsize=10)
+    figure.legend(handles=_marks(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+def _marks() -> list[Artist]:
+    """What the marks of ``sizes.png`` are."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(facecolor=_RED, edgecolor=_RED, label="a flagged class"),
+        Patch(facecolor=_BLUE, edgecolor=_BLUE, label="another class"),
+        Patch(facecolor="none", edgecolor=_GREY, label="hollow: not reached; the largest change tried"),
+        Line2D([], [], color=_GREY, linestyle="--", label="half the median: below it a class stands out"),
+    ]
 
 
 def _trigger(prepared: Prepared, trigger: Trigger) -> Figure:
@@ -87,7 +107,7 @@ def _trigger(prepared: Prepared, trigger: Trigger) -> Figure:
         _draw(panel, part)
     for column, (plain, after) in enumerate(zip(images, changed, strict=True), start=1):
         difference = np.asarray(0.5 + gain * (after - plain), np.float32)
-        rows = (("clean", plain), ("with the trigger", after), (f"difference x {gain:.1f}", difference))
+        rows = (("clean", plain), ("with the trigger", after), (f"difference x {gain:.1f}; grey: none", difference))
         for panel, (title, picture) in zip(grid[:, column], rows, strict=True):
             _draw(panel, Panel(title, picture))
     name = clean_set.class_names[trigger.target]

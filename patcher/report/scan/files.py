@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a scan's folder: ``scan.json``, ``scan.md``, the pictures, and ``triggers.npz`` where there are any."""
+"""Write a scan's folder: ``scan.json``, ``scan.md``, ``scan.html``, the pictures, and triggers where there are any."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from patcher.report.folder import make_folder
 from patcher.report.report import Report
 from patcher.report.scan.document import render_scan
 from patcher.report.scan.figures import scan_figures
+from patcher.report.scan.html import scan_page
 from patcher.steps.prepare import Prepared
 from patcher.triggers.file import TRIGGERS, write_triggers
 
@@ -35,3 +36,4 @@ def write_scan(report: Report, folder: Path, prepared: Prepared, findings: Findi
         (folder / TRIGGERS).unlink(missing_ok=True)
     replace_file(folder / "scan.json", report.to_json().encode())
     replace_file(folder / "scan.md", render_scan(report, tuple(pictures)).encode())
+    replace_file(folder / "scan.html", scan_page(report.as_json(), pictures).encode())

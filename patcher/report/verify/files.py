@@ -16,7 +16,12 @@ from patcher.report.verify import markdown as checks_markdown
 
 
 def write_verify(
-    report: Report, pictures: Sequence[Picture], class_names: Sequence[str], folder: Path, hardened: Path
+    report: Report,
+    pictures: Sequence[Picture],
+    class_names: Sequence[str],
+    per_class: html.PerClass,
+    folder: Path,
+    hardened: Path,
 ) -> None:
     """Write all formats; each file appears whole or not at all.
 
@@ -24,6 +29,7 @@ def write_verify(
         report: What `verify` found.
         pictures: The worst probe and the given triggers.
         class_names: In class order.
+        per_class: Accuracy class by class, before and after.
         folder: Where to write; made where it is missing.
         hardened: The hardened model, whose path relative to the working directory goes into SARIF.
 
@@ -34,7 +40,7 @@ def write_verify(
     document = report.as_json()
     replace_file(folder / "report.json", report.to_json().encode())
     replace_file(folder / "report.md", checks_markdown.render(document).encode())
-    replace_file(folder / "report.html", html.render(document, pictures, class_names).encode())
+    replace_file(folder / "report.html", html.verify_page(document, pictures, class_names, per_class).encode())
     replace_file(folder / "junit.xml", junit.render(document).encode())
     replace_file(folder / "results.sarif", sarif.render(document, CHECKS, relative_uri(hardened)).encode())
 

@@ -38,7 +38,7 @@ def render(document: Mapping[str, Any]) -> str:
         ("clean images sha256", f"`{document['clean_set']['sha256']}`"),
         ("versions", ", ".join(f"{name} {number}" for name, number in document["versions"].items())),
     ]
-    return "\n".join([*lines, "", *table(("", ""), rows)]) + "\n"
+    return "\n".join([*lines, "", *table(("what", "value"), rows)]) + "\n"
 
 
 def append_summary(text: str, path: Path) -> None:

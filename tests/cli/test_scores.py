@@ -12,6 +12,7 @@ import pytest
 import patcher
 from patcher.patch import read_patch
 from tests.cli.conftest import Run
+from tests.fleet.fakes import HereEngine
 from tests.tiny_models import RESIDUAL_SHAPES, build, head, node, residual_nodes, weights_of
 
 
@@ -79,10 +80,10 @@ def test_an_output_that_is_none_is_refused_by_every_command(two_heads, run: Run)
 def test_a_fleet_takes_it_for_each_model(two_heads):
     table = {
         "results": str(two_heads / "results"),
-        "run": {"workers": 1},
         "defaults": {"do": ["harden"], "clean_dir": str(two_heads / "clean.npz"), "pseudo_labels": True},
         "models": [{"path": str(two_heads / "m.onnx"), "scores": "second", "harden": {"steps": 2}}],
     }
-    patcher.fleet(table)
-    report = json.loads((two_heads / "results" / "m" / "harden" / "report" / "report.json").read_text())
+    (found,) = patcher.fleet(table, engine=HereEngine())
+    assert found.verdict == "pass", found.entry
+    report = json.loads((found.folder / "harden" / "report.json").read_text())
     assert report["model"]["scores"]["name"] == "second"

@@ -113,7 +113,9 @@ def model_limits(model: Model) -> list[str]:
         found.append("one score of two classes, the probability of class 1: no second pass (method bna, --flag)")
     if model.other_scores:
         others = ", ".join(model.other_scores)
-        found.append(f"other outputs could be class scores and are never measured: {others}; --scores takes another")
+        found.append(
+            f"other outputs could be class scores: {others}; only their agreement is measured, --scores takes another"
+        )
     return found
 
 

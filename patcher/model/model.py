@@ -59,7 +59,7 @@ class Model:
         elem_types: ``onnx.TensorProto`` element type of every tensor that could be inferred.
         changes: What `patcher.model.intake` changed in memory, one line each.
         single_score: Whether there is one score an image: the probability of class 1 of two.
-        other_scores: Further outputs that could hold class scores; carried along, never measured.
+        other_scores: Further outputs that could hold class scores; only their agreement with the original is measured.
     """
 
     proto: onnx.ModelProto = field(repr=False)

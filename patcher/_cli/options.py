@@ -58,6 +58,7 @@ def data_options(command: Command) -> Command:
     images, run = "Clean images", "Run"
     for decorate in reversed(
         [
+            scores_option,
             option("--classes", "classes_file", section=images, type=click.Path(), help="Class names, one a line."),
             option("--limit-per-class", section=images, type=int, help="Use at most so many images a class."),
             option(
@@ -79,6 +80,12 @@ def data_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def scores_option(command: Command) -> Command:
+    """Add ``--scores``."""
+    text = "The output with the class scores. [default: found by data flow]"
+    return option("--scores", section="Files", metavar="NAME", help=text)(command)
 
 
 def clean_dir_option(*, required: bool = True) -> Callable[[Command], Command]:

@@ -73,7 +73,8 @@ def scan(
         given["family"] = ("patch", "additive")
     with progress_bar(quiet) as progress:
         if clean_dir is None:
-            kept = {name: given[name] for name in ("preprocess", "seed", "batch_size", "device")}
+            taken = ("preprocess", "seed", "batch_size", "device", "scores")
+            kept = {name: given[name] for name in taken if name in given}
             ranked = scan_without_data(model, report_dir=folder, progress=progress, **kept)
             return _finish(ranked, Path(model), folder, MARGIN_HEADER, margin_rows, as_json, quiet)
         result = run(

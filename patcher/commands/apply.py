@@ -33,6 +33,7 @@ def apply(
     *,
     output: Source | None = None,
     bake: Bake = "auto",
+    scores: str | None = None,
 ) -> onnx.ModelProto:
     """Bake a patch into a model.
 
@@ -44,6 +45,7 @@ def apply(
         patch: The patch or its file.
         output: Where to write the hardened model.
         bake: ``nodes``, ``folded`` or ``auto``; see `patcher.export.bake`.
+        scores: The output that holds the class scores, where the patch was calibrated with another than is found.
 
     Returns:
         The hardened model.
@@ -53,7 +55,7 @@ def apply(
         ParityError: The surgery changed more than the patch says; nothing was written.
     """
     check_output(output, model)
-    read = read_model(model)
+    read = read_model(model, scores=scores)
     found = patch if isinstance(patch, Patch) else read_patch(patch)
     check_method(found)
     baked, feed = bake_patch(read, found, bake), _random_feed(read)

@@ -74,7 +74,7 @@ def audit_data(
     settings, own = split_options(options)
     refuse_unknown("audit-data", own, (part.name for part in fields(AuditOptions)))
     audit_options = AuditOptions(**own)
-    read = read_model(model)
+    read = read_model(model, scores=settings.scores)
     sites = sites_for(read, METHODS["none"])
     prepared = prepare(read, train_dir, resolve_preprocess(read, **(preprocess or {})), settings)
     training_set = prepared.clean_set

@@ -78,7 +78,7 @@ def calibrate(
         The patch and the method's findings; ``result.passed`` says whether accuracy held.
     """
     check_output(output, model)
-    read = read_model(model)
+    read = read_model(model, scores=options.get("scores"))
     resolved = resolve_preprocess(read, **(preprocess or {}))
     options = with_checkpoint(stacks_of(method), output, options)
     fitted = fit(Request(model, read, clean_dir, preprocess, resolved), method, None, progress, options)

@@ -73,7 +73,7 @@ def evaluate(
     """
     settings = settings_alone("evaluate", options)
     check_report_dir(report_dir)
-    read = read_model(model)
+    read = read_model(model, scores=settings.scores)
     prepared = prepare(read, data, resolve_preprocess(read, **(preprocess or {})), settings, least_classes=1)
     attack = None
     if triggered is not None and holds_triggers(triggered):

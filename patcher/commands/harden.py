@@ -144,7 +144,7 @@ def harden(
     started = time.perf_counter()
     check_output(output, model)
     check_report_dir(report_dir)
-    read, keys = read_model(model), signing or Signing()
+    read, keys = read_model(model, scores=options.get("scores")), signing or Signing()
     keys.require(read.path or "", read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     attack = None if triggered is None else read_triggered(triggered, resolved, target)

@@ -79,17 +79,18 @@ class InspectResult:
         return {**self.about(), "methods": methods, "sites": [asdict(site) for site in self.sites]}
 
 
-def inspect(model: Source | bytes | onnx.ModelProto) -> InspectResult:
+def inspect(model: Source | bytes | onnx.ModelProto, *, scores: str | None = None) -> InspectResult:
     """Read a model, its sites and which methods apply.
 
     Args:
         model: Path, bytes or ``ModelProto`` of an ONNX image classifier.
+        scores: The output that holds the class scores; ``None`` for the one that data flow points to.
 
     Raises:
         InputError: The file is missing or no ONNX model.
         UnsupportedGraphError: It is no classifier that can be read faithfully.
     """
-    read = read_model(model)
+    read = read_model(model, scores=scores)
     sites, unknown = find_sites(read), _unknown_operators(read)
     methods = {
         method.name: Applicability(False, unknown) if unknown else _applies(method.site_kind, sites)
@@ -111,7 +112,10 @@ def model_limits(model: Model) -> list[str]:
     if model.single_score:
         found.append("one score of two classes, the probability of class 1: no second pass (method bna, --flag)")
     if model.other_scores:
-        found.append(f"other outputs could be class scores and are never measured: {', '.join(model.other_scores)}")
+        others = ", ".join(model.other_scores)
+        found.append(
+            f"other outputs could be class scores: {others}; only their agreement is measured, --scores takes another"
+        )
     return found
 
 

@@ -31,7 +31,7 @@ def plan(
     Raises:
         PatcherError: As `harden`, for whatever can be known before calibration.
     """
-    read = read_model(model)
+    read = read_model(model, scores=options.get("scores"))
     stacks = stacks_of(method)
     asked = [
         read_options(stack, relevant(stack, {"epsilon": EPSILON, **options}) if method == AUTO else options)

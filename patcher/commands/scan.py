@@ -143,7 +143,7 @@ def open_scan(
 ) -> OpenScan:
     """Read everything a scan needs and measure the model; arguments and errors as `scan`."""
     settings, scan_options, thresholds = read_scan_options(options)
-    read = read_model(model)
+    read = read_model(model, scores=settings.scores)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     prepared = prepare(read, clean_dir, resolved, settings)
     classifier = Classifier(read, resolved, device=choose_device(settings.device))

@@ -50,6 +50,7 @@ def scan_without_data(
     seed: int = 0,
     batch_size: int = 128,
     device: str = "auto",
+    scores: str | None = None,
 ) -> Report:
     """Rank the classes of a model by their maximum margin, from pictures of noise.
 
@@ -61,6 +62,7 @@ def scan_without_data(
         seed: Of the noise.
         batch_size: Images in memory at a time.
         device: ``auto``, ``cpu`` or ``cuda``.
+        scores: The output that holds the class scores; ``None`` for the one that data flow points to.
 
     Returns:
         The report; its verdict is ``suspicious`` or ``inconclusive``.
@@ -69,9 +71,9 @@ def scan_without_data(
         InputError: The model or an option cannot be used.
     """
     started = time.perf_counter()
-    settings = Settings(seed=seed, batch_size=batch_size, device=device)
+    settings = Settings(seed=seed, batch_size=batch_size, device=device, scores=scores)
     check_report_dir(report_dir)
-    read = read_model(model)
+    read = read_model(model, scores=settings.scores)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     classifier = Classifier(read, resolved, device=choose_device(settings.device))
     size = read.image_size or resolved.size or read.sized(_OPEN_SIDE)
@@ -79,11 +81,11 @@ def scan_without_data(
     margins = maximum_margins(classifier, starts, steps=_STEPS, batch_size=batch_size, progress=progress or no_progress)
     if not np.isfinite(margins).all():
         raise InputError("scan --no-data: finite class scores expected, found others; scan with --clean-dir")
-    scores = margin_scores(margins)
-    first = int(scores.argmax())
-    stands_out = read.num_classes >= MINIMUM_CLASSES and scores[first] >= _SUSPICIOUS
+    deviations = margin_scores(margins)
+    first = int(deviations.argmax())
+    stands_out = read.num_classes >= MINIMUM_CLASSES and deviations[first] >= _SUSPICIOUS
     reason = (
-        f"without data: class {first} has a maximum margin {scores[first]:.1f} deviations above the median"
+        f"without data: class {first} has a maximum margin {deviations[first]:.1f} deviations above the median"
         if stands_out
         else "without data a model cannot be cleared: scan with --clean-dir"
     )
@@ -92,7 +94,7 @@ def scan_without_data(
         "preprocess": resolved.as_json(),
         "options": {"seed": seed, "no_data": True},
         "maximum_margins": [float(value) for value in margins],
-        "scores": [float(value) for value in scores],
+        "scores": [float(value) for value in deviations],
     }
     seconds = {"scan_s": time.perf_counter() - started}
     report = Report("scan", "suspicious" if stands_out else "inconclusive", (reason,), sections, seconds)

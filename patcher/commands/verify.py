@@ -120,7 +120,7 @@ def verify(
     rules = policy if isinstance(policy, Policy) else read_policy(policy, tuple(CHECKS))
     found_patch = read_patch(patch) if patch is not None else None
     after = read_hardened(Path(hardened), settings)
-    model = read_model(Path(original))
+    model = read_model(Path(original), scores=settings.scores)
     resolved = resolve_preprocess(model, **(preprocess or {}))
     attack = read_triggered(triggered, resolved, target) if triggered is not None else None
     prepared = prepare(model, clean_dir, resolved, settings, least_classes=1)

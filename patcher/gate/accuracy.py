@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from patcher.gate.check import Check, Interval, decided
 from patcher.gate.subject import Subject
-from patcher.measure.scores import share
+from patcher.measure.scores import agreement_of_others, share
+from patcher.runtime import one_line, runtime_errors
 
 _Z = 1.959963984540054
 
@@ -61,15 +62,28 @@ def accuracy_check(subject: Subject) -> Check:
 
 
 def agreement_check(subject: Subject) -> Check:
-    """Both models give clean images the same class."""
+    """Both models give clean images the same class, in every output that could be class scores; the worst decides."""
     limit = subject.policy.thresholds.agreement
     if subject.predicted is None:
         return Check("agreement", "not_run", subject.failure, threshold=limit)
-    same = share(subject.predicted == subject.prepared.predicted)
+    prepared, session = subject.prepared, subject.hardened.session
+    found = {"": share(subject.predicted == prepared.predicted)}
+    try:
+        if session is not None:
+            found |= agreement_of_others(
+                (prepared.session, session),
+                prepared.model,
+                prepared.preprocess,
+                prepared.clean_set.pixels,
+                batch_size=subject.settings.batch_size,
+            )
+    except runtime_errors() as error:
+        return Check("agreement", "not_run", one_line(error), threshold=limit)
+    name, same = min(found.items(), key=lambda item: item[1].value)
     return decided(
         "agreement",
         same.value >= limit - 1e-9,
-        f"{same.value:.1%} of the clean images keep their class",
+        f"{same.value:.1%} of the clean images keep their class" + (f" in the output {name!r}" if name else ""),
         count=same.count,
         value=same.value,
         threshold=limit,

@@ -113,6 +113,8 @@ def _attribute(item: onnx.AttributeProto, opsets: Mapping[str, int], compute: to
         return _prepare_graph(item.g, opsets, compute)
     if item.type == onnx.AttributeProto.STRING:
         return item.s.decode()
+    if item.type == onnx.AttributeProto.STRINGS:
+        return [text.decode() for text in item.strings]
     if item.type in (onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT):
         return onnx.helper.get_attribute_value(item)
     if item.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):

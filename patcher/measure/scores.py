@@ -34,6 +34,7 @@ from patcher.triggers.triggered import Triggered
 Batches = Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+_MIDDLE = 0.5  # of a Sigmoid's values
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,40 @@ def predict(
 ) -> NDArray[np.float32]:
     """Class scores of the model's own output for pixels ``(N, C, H, W)``, as float32 ``(N, K)``."""
     return _class_scores(model, _run(session, [model.logits], model, preprocess, pixels, batch_size)[0])
+
+
+def agreement_of_others(
+    sessions: tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession],
+    model: Model,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    *,
+    batch_size: int = 64,
+) -> dict[str, Share]:
+    """How far two models agree in the outputs beside the class scores that could be class scores, too.
+
+    Args:
+        sessions: Both models in ONNX Runtime.
+        model: What they have in common: the original.
+        preprocess: Pixels to model input.
+        pixels: ``(N, C, H, W)``.
+        batch_size: Images at a time.
+
+    Returns:
+        By output, the share of images to which both give the same class in it; empty without such an output.
+    """
+    names = list(model.other_scores)
+    if not names:
+        return {}
+    answers = [_run(session, names, model, preprocess, pixels, batch_size) for session in sessions]
+    classes = [[_winners(output) for output in outputs] for outputs in answers]
+    return {name: share(first == second) for name, first, second in zip(names, *classes, strict=True)}
+
+
+def _winners(output: NDArray[Any]) -> NDArray[np.int64]:
+    """The class of each row; of a single score, which stands behind a Sigmoid, class 1 above the middle."""
+    single = output.shape[1] == 1
+    return np.asarray(output[:, 0] > _MIDDLE if single else output.argmax(axis=1), np.int64)
 
 
 def _class_scores(model: Model, output: NDArray[Any]) -> NDArray[np.float32]:

@@ -25,15 +25,14 @@ from patcher.model.file import load_file, loadable, parse, serialize, write_mode
 from patcher.model.inference import fill_open_shapes, infer_types
 from patcher.model.intake import convert_opset, standardize
 from patcher.model.interface import (
-    Head,
     Layout,
     TensorType,
     find_image_input,
-    find_logits,
     graph_outputs,
     probe_shapes,
     with_fixed_sides,
 )
+from patcher.model.scores import Head, find_scores
 
 __all__ = ["Head", "Layout", "Model", "TensorType", "read_model", "write_model"]
 
@@ -60,7 +59,7 @@ class Model:
         elem_types: ``onnx.TensorProto`` element type of every tensor that could be inferred.
         changes: What `patcher.model.intake` changed in memory, one line each.
         single_score: Whether there is one score an image: the probability of class 1 of two.
-        other_scores: Further outputs that could hold class scores; carried along, never measured.
+        other_scores: Further outputs that could hold class scores; only their agreement with the original is measured.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -92,11 +91,12 @@ class Model:
         return any(node.op_type == "QuantizeLinear" for node in self.proto.graph.node)
 
 
-def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Model:
+def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto, *, scores: str | None = None) -> Model:
     """Read an image classifier, check it and run it once.
 
     Args:
         source: Path of a model file, its bytes, or a ``ModelProto``, which is copied.
+        scores: The output that holds the class scores; ``None`` for the one that `patcher.model.scores` finds.
 
     Returns:
         The model and what was found out about it.
@@ -107,13 +107,13 @@ def read_model(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Mode
     """
     proto, sha256, path = _load(source)
     try:
-        return _describe(proto, sha256, path)
+        return _describe(proto, sha256, path, scores)
     except UnicodeDecodeError as error:
         # protobuf checks text when it is read, not when the file is parsed.
         raise InputError(f"{path or 'model'}: not a valid ONNX model: a name in it is no UTF-8 text") from error
 
 
-def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
+def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None, wanted: str | None) -> Model:
     name = str(path) if path else "model"
     changes = standardize(proto, name)
     original = proto
@@ -127,7 +127,7 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         check_conversion(original, proto, image, name)
     types = fill_open_shapes(types, proto, image.tensor.name, probe_shapes(image))
     types = observed_types(proto, image, types)
-    scores = find_logits(proto, types, score_shapes, name)
+    scores = find_scores(proto, types, score_shapes, image.batch or 1, name, wanted)
     return Model(
         proto=proto,
         sha256=sha256,

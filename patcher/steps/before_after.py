@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from patcher.measure.change import AttackChange, Change
 from patcher.measure.latency import Latency, paired_latency
-from patcher.measure.scores import AttackScore, Share, as_feed, predict, score_attack, share
+from patcher.measure.scores import AttackScore, Share, agreement_of_others, as_feed, predict, score_attack, share
 from patcher.settings import Settings
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import Prepared, open_session
@@ -65,6 +66,7 @@ class Measured:
         bytes_after: Size of the serialised hardened model.
         latency: Paired runs.
         predicted: The hardened model's classes for all clean images, int64 ``(N,)``.
+        others: The agreement in other outputs that could be class scores, by output.
     """
 
     before: Side
@@ -75,6 +77,7 @@ class Measured:
     bytes_after: int
     latency: Latency
     predicted: NDArray[np.int64]
+    others: Mapping[str, Share]
 
     @property
     def accuracy(self) -> Change[Share]:
@@ -130,6 +133,9 @@ def measure(
         bytes_after=hardened.ByteSize() + (guard.ByteSize() if guard is not None else 0),
         latency=paired_latency(prepared.session, session, {model.input.name: _latency_batch(prepared)}),
         predicted=np.asarray(predicted, np.int64),
+        others=agreement_of_others(
+            (prepared.session, session), model, prepared.preprocess, clean_set.pixels, batch_size=settings.batch_size
+        ),
     )
 
 

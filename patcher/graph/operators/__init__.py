@@ -18,6 +18,7 @@ FAMILIES = (
     "normalization",
     "pooling",
     "quantization",
+    "recurrent",
     "reduction",
     "resize",
     "sampling",

@@ -70,6 +70,11 @@ def harden_report(
         "before": measured.before.as_json(),
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
+        **(
+            {"other_outputs": {name: item.as_json() for name, item in measured.others.items()}}
+            if measured.others
+            else {}
+        ),
         "per_class": {
             "before": per_class(labels, prepared.predicted, names),
             "after": per_class(labels, measured.predicted, names),
@@ -128,10 +133,12 @@ def _reasons(fitted: Fitted, measured: Measured) -> tuple[str, ...]:
             "give more clean images, a larger --epsilon, or another --method"
         )
     wanted = fitted.settings.min_agreement
-    if measured.agreement.value < wanted:
-        reasons.append(
-            f"the hardened model keeps the original's class on {measured.agreement.value:.1%} of the clean images, "
-            f"at least {wanted:.1%} expected; nothing was written under the output's name: give more clean images, "
-            "or lower --min-agreement"
-        )
+    for name, agreement in {"": measured.agreement, **measured.others}.items():
+        if agreement.value < wanted:
+            where = f" in the output {name!r}" if name else ""
+            reasons.append(
+                f"the hardened model keeps the original's class{where} on {agreement.value:.1%} of the clean images, "
+                f"at least {wanted:.1%} expected; nothing was written under the output's name: give more clean images, "
+                "or lower --min-agreement"
+            )
     return tuple(reasons)

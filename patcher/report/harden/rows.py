@@ -31,6 +31,8 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if before[key]["count"]
     ]
     rows.append(("agreement with the original", "", share_text(document["agreement"])))
+    for name, agreement in document.get("other_outputs", {}).items():
+        rows.append((f"agreement in the output {name}", "", share_text(agreement)))
     for key, name in (("ASR", "attack success (ASR)"), ("SIA", "true class (SIA)")):
         if "attack" in before:
             count = before["attack"][key]["count"]

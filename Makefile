@@ -74,7 +74,7 @@ dist: $(VENV)/.installed-dev
 	@rm -rf dist
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
-	TORCH_INDEX=$(TORCH_INDEX) .ci/check-dist dist
+	PYTHON=$(BIN)/python TORCH_INDEX=$(TORCH_INDEX) .ci/check-dist dist
 
 # pip-audit asks PyPI for the advisories on each pinned package, and installs nothing.
 audit: $(VENV)/.installed-dev

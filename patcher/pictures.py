@@ -40,8 +40,10 @@ def preprocess_of(metadata: Mapping[str, str]) -> Preprocess:
     """
     try:
         values = json.loads(metadata[KEY])
-        pairs = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return Preprocess(**pairs)
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return Preprocess(**given)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"a model with its preprocessing in metadata key {KEY} expected, found none to follow"

@@ -77,7 +77,7 @@ def export_serving(
     models = folder if to == "triton" else folder / "models"
     _make(folder, models / name / "1")
     if storage_uri is not None:
-        texts = {"inferenceservice.yaml": service_text(name, storage_uri), "request.json": request_text(interface)}
+        texts = {"inferenceservice.json": service_text(name, storage_uri), "request.json": request_text(interface)}
     return ExportResult(
         folder,
         name,

@@ -69,7 +69,9 @@ def read_layout(path: Path, num_classes: int, preprocess: Preprocess, class_name
 
 
 def _of_kind(path: Path, suffix: str) -> list[Path]:
-    """The file itself, or all files of a folder that holds such files, if it is one of them."""
+    """The file itself, or all such files of a folder; none where it has folders, which may be classes."""
     if path.is_dir():
-        return sorted(entry for entry in path.iterdir() if entry.suffix == suffix and entry.is_file())
+        entries = list(path.iterdir())
+        folders = any(entry.is_dir() for entry in entries if not entry.name.startswith("."))
+        return [] if folders else sorted(entry for entry in entries if entry.suffix == suffix)
     return [path] if path.suffix == suffix and path.is_file() else []

@@ -66,10 +66,12 @@ def read_saved(folder: Path, num_classes: int, preprocess: Preprocess, class_nam
         names = [str(entry["filename"]) for entry in json.loads((folder / STATE).read_text())["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / STATE}: the data files of a saved dataset expected, found none") from error
+    files = [folder / Path(name).name for name in names]
+    if sum(file.stat().st_size for file in files if file.is_file()) > MOST_BYTES:
+        raise InputError(f"{folder}: pictures of at most {MOST_BYTES >> 30} GiB expected; give fewer")
     items: list[Encoded] = []
     own: Names = None
-    for name in names:
-        file = folder / Path(name).name
+    for file in files:
         with _reading(arrow.memory_map, str(file)) as stream, _reading(arrow.ipc.open_stream, stream, file) as table:
             columns = _columns(table.schema, file)
             own = _names(table.schema) or own

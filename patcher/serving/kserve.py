@@ -2,7 +2,7 @@
 """What KServe needs to serve a model over the Open Inference Protocol (version 2).
 
     DIR/models/NAME/...          the model repository, to be copied to the storage
-    DIR/inferenceservice.yaml    for `kubectl apply -f`
+    DIR/inferenceservice.json    for `kubectl apply -f`
     DIR/request.json             a request for POST /v2/models/NAME/infer
 
 KServe serves ONNX by Triton, from a model repository; the storage's URI names the folder `models`.
@@ -20,7 +20,7 @@ _OPEN_SIDE = 224
 
 
 def service_text(name: str, storage_uri: str) -> str:
-    """``inferenceservice.yaml``.
+    """``inferenceservice.json``.
 
     Args:
         name: Of the service and of the model.
@@ -41,7 +41,7 @@ def service_text(name: str, storage_uri: str) -> str:
             }
         },
     }
-    return _yaml(document)
+    return json.dumps(document, indent=2) + "\n"
 
 
 def request_text(interface: Interface) -> str:
@@ -58,14 +58,3 @@ def _input(tensor: Tensor, batched: bool) -> dict[str, Any]:
     sides = [_OPEN_SIDE if side < 0 else side for side in tensor.shape]
     shape = [1, *sides] if batched else sides
     return {"name": tensor.name, "shape": shape, "datatype": tensor.datatype, "data": [0] * math.prod(shape)}
-
-
-def _yaml(value: Any, depth: int = 0) -> str:
-    """Nested mappings of strings as YAML, a key a line, strings quoted as in JSON."""
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            lines.append(f"{'  ' * depth}{key}:\n{_yaml(item, depth + 1)}")
-        else:
-            lines.append(f"{'  ' * depth}{key}: {json.dumps(item)}\n")
-    return "".join(lines)

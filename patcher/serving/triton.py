@@ -13,6 +13,7 @@ from __future__ import annotations
 from google.protobuf.text_encoding import CEscape  # type: ignore[import-untyped, unused-ignore]
 
 from patcher.serving.interface import Interface, Tensor
+from patcher.text import printable
 from patcher.two_files import FLAG_OUTPUT
 
 # How long a request may wait for others to share a batch with: more of it trades latency for throughput.
@@ -27,10 +28,11 @@ def config_text(interface: Interface, name: str, *, max_batch: int) -> str:
         name: Of the model in the repository.
         max_batch: Images a run at most, where the model can be batched.
     """
-    lines = [
-        f"# {name}: hardened by patcher {interface.metadata.get('patcher.version', '')}, "
-        f"--method {interface.metadata['patcher.method']}.",
-    ]
+    # Metadata is a stranger's text: on one line it stays a comment.
+    version, method = (
+        " ".join(printable(interface.metadata.get(f"patcher.{key}", "")).split()) for key in ("version", "method")
+    )
+    lines = [f"# {name}: hardened by patcher {version}, --method {method}."]
     if any(output.name == FLAG_OUTPUT for output in interface.outputs):
         lines.append(f"# {FLAG_OUTPUT} is true where a trigger was detected; clients should ask for it.")
     lines += [

@@ -71,15 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--policy", help="of the gate")
     parser.add_argument("--tracking-uri", help="[default: MLflow's own, MLFLOW_TRACKING_URI]")
     parser.add_argument("--experiment", default="patcher")
-    parser.add_argument("harden", nargs="*", help="flags of patcher harden, behind --")
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # argparse itself takes what stands behind -- for further models.
+    own = given[: given.index("--")] if "--" in given else given
+    options, flags = parser.parse_args(own), given[len(own) + 1 :]
     if options.tracking_uri:
         mlflow.set_tracking_uri(options.tracking_uri)
     mlflow.set_experiment(options.experiment)
     with mlflow.start_run() as run, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = harden_and_verify(options.model, options.clean_dir, folder, options.harden, options.policy)
-        code, hardened, verified = found
+        code, hardened, verified = harden_and_verify(options.model, options.clean_dir, folder, flags, options.policy)
         mlflow.log_artifacts(str(folder))
         mlflow.log_metrics(dict(metrics(hardened)))
         verdict = verified.get("verdict") or hardened.get("verdict") or "error"

@@ -33,7 +33,7 @@ from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from telemetry import Metrics, Spans
+from telemetry import Metrics, Observed, Spans
 
 from patcher.errors import InputError
 from patcher.kept import Keeper
@@ -66,6 +66,8 @@ def create_app(model: str, *, sha256: str | None = None, keep_flagged: str | Non
 
     app = FastAPI(title="guarded classifier", lifespan=lifespan)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BYTES)
+    # Added last, it is outermost: it sees the status that goes out, whoever chose it.
+    app.add_middleware(Observed, path="/classify")
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -77,16 +79,8 @@ def create_app(model: str, *, sha256: str | None = None, keep_flagged: str | Non
 
     @app.post("/classify")
     async def classify(request: Request) -> dict[str, Any]:
-        status = 500
-        try:
-            with app.state.metrics.seconds.time(), app.state.spans.span("classify"):
-                answers = await _classified(app.state, request)
-            status = 200
-        except HTTPException as error:
-            status = error.status_code
-            raise
-        finally:
-            app.state.metrics.ended(status)
+        with app.state.spans.span("classify"):
+            answers = await _classified(app.state, request)
         return {
             "labels": answers.labels.tolist(),
             "scores": answers.scores.tolist(),

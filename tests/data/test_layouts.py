@@ -197,6 +197,9 @@ def test_other_folders_are_left_to_other_readers(tmp_path: Path, samples: Path) 
     assert read_layout(samples / "test.npz", 10, GREY, None) is None
     assert read_layout(tmp_path / "missing", 10, GREY, None) is None
     assert read_layout(Path("module:function"), 10, GREY, None) is None
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "index.parquet").touch()
+    assert read_layout(tmp_path, 10, GREY, None) is None
 
 
 @pytest.mark.parametrize("name", ["test.parquet", "shard.tar"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import socket
 import sys
 import threading
@@ -186,6 +187,18 @@ def test_clean_and_triggered_images_under_concurrent_load(address: str, model: P
 def test_malformed_bodies_are_refused_and_the_service_lives_on(address: str, content: bytes, status: int) -> None:
     assert httpx.post(f"{address}/classify", content=content, timeout=30).status_code == status
     assert httpx.get(f"{address}/healthz").json()["status"] == "ok"
+
+
+def test_requests_are_counted_by_the_status_that_goes_out(model: Path, samples: Path) -> None:
+    def large() -> Iterator[bytes]:
+        yield from [b"x" * 2**20] * 9
+
+    with serving(samples, str(model)) as address:
+        for content in (large(), b"x", body(np.zeros((1, 1, 8, 8), np.float32)), body(np.zeros((1, 3, 8, 8)))):
+            httpx.post(f"{address}/classify", content=content, timeout=30)
+        text = httpx.get(f"{address}/metrics").text
+    assert sorted(re.findall(r'patcher_requests_total{status="(\d+)"} 1\.0', text)) == ["200", "400", "413", "422"]
+    assert "patcher_request_seconds_count 4.0" in text
 
 
 def test_a_stalled_body_is_given_up(address: str, samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:

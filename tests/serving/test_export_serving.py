@@ -20,7 +20,6 @@ from tests.tiny_models import residual_model
 
 tritonclient = pytest.importorskip("tritonclient")
 text_format = importlib.import_module("google.protobuf.text_format")
-yaml = pytest.importorskip("yaml")
 TYPES = {"FP32": np.float32, "BOOL": np.bool_, "UINT8": np.uint8, "INT64": np.int64}
 
 
@@ -102,6 +101,16 @@ def test_open_sides_and_strange_names_are_written_as_triton_reads_them(tmp_path:
     assert config.input[0].dims[1] == -1
 
 
+def test_metadata_stays_a_comment(tmp_path: Path) -> None:
+    proto = residual_model()
+    proto.metadata_props.add(key="patcher.method", value='unit\nplatform: "other"\x1b[2J')
+    onnx.save(proto, tmp_path / "hostile.onnx")
+    patcher.export_serving(tmp_path / "hostile.onnx", to="triton", output=tmp_path / "models")
+    path = tmp_path / "models" / "hostile" / "config.pbtxt"
+    assert parse(path).platform == ""
+    assert "\x1b" not in path.read_text()
+
+
 def test_external_data_goes_with_the_model(tmp_path: Path) -> None:
     proto = residual_model()
     proto.metadata_props.add(key="patcher.method", value="unit")
@@ -117,9 +126,9 @@ def test_kserve_gets_a_service_and_a_request_that_the_model_answers(flagged: Pat
         flagged, to="kserve", output=tmp_path / "out", name="digits", storage_uri="s3://bucket/models"
     )
     assert result.files == (
-        "inferenceservice.yaml", "models/digits/1/model.onnx", "models/digits/config.pbtxt", "request.json",
+        "inferenceservice.json", "models/digits/1/model.onnx", "models/digits/config.pbtxt", "request.json",
     )  # fmt: skip
-    service = yaml.safe_load((tmp_path / "out" / "inferenceservice.yaml").read_text())
+    service = json.loads((tmp_path / "out" / "inferenceservice.json").read_text())
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
     assert service["metadata"] == {"name": "digits"}
     model = service["spec"]["predictor"]["model"]

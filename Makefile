@@ -126,7 +126,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[cpu,dev]'
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[cpu,dev,docs]'
 	@touch $@
 
 clean:

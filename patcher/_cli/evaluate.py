@@ -18,7 +18,7 @@ from patcher._cli.options import (
     report_dir_option,
     triggered_options,
 )
-from patcher._cli.output import conclude, print_table, say
+from patcher._cli.output import print_table, say
 
 _MOST_CLASSES_SHOWN = 20
 
@@ -76,7 +76,8 @@ def evaluate(
         print_table("by class", header, [_class_row(item) for item in classes])
     for line in document["mistaken"]:
         say(f"{line}: check the class order (--classes)")
-    conclude(result.verdict, Path(report_dir) / "report.html" if report_dir is not None else None)
+    if report_dir is not None:
+        say(f"report: {Path(report_dir) / 'report.html'}")
     return exit_code("evaluate", result.verdict)
 
 

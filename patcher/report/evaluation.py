@@ -139,4 +139,6 @@ def _page(document: Mapping[str, Any], pictures: Mapping[str, bytes], examples: 
         ),
     ]
     summary = f"Measured on {document['data']['images']} images of {document['data']['name']}."
-    return render(Page("evaluate", document["model"]["name"], document["verdict"], summary, (), sections))
+    return render(
+        Page("evaluate", document["model"]["name"], document["verdict"], summary, (), sections, word="measured")
+    )

@@ -38,7 +38,8 @@ def without_time(name: str, content: bytes) -> bytes:
         for record in document.get("searched", ()):
             record.pop("seconds")
         return json.dumps(document).encode()
-    return b"" if name.endswith(".md") else content  # seconds and latency stand in them
+    # Seconds and latency stand in them.
+    return b"" if name.endswith((".md", "scan.html", "report.html")) else content
 
 
 def run(table: dict[str, Any], engine: Any = None, **options: Any) -> dict[str, Any]:

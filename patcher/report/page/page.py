@@ -38,6 +38,7 @@ class Page:
         reasons: Why the verdict is what it is.
         sections: What follows.
         script: JavaScript of the page; empty for none.
+        word: What stands in place of the verdict where nothing is judged.
     """
 
     command: str
@@ -47,6 +48,7 @@ class Page:
     reasons: Sequence[str]
     sections: Sequence[Section]
     script: str = ""
+    word: str = ""
 
 
 def tone_of(verdict: str) -> Tone:
@@ -60,7 +62,7 @@ def render(page: Page) -> str:
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return _template().render(
         page=page,
-        tone=tone_of(page.verdict),
+        tone="quiet" if page.word else tone_of(page.verdict),
         meaning=meaning_of(page.command, page.verdict),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         policy=policy if page.script else policy.rpartition(";")[0],

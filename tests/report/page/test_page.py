@@ -52,6 +52,12 @@ def test_the_verdict_has_its_colour(verdict: str, tone: str) -> None:
     assert f'<span class="word">{verdict.upper()}</span>' in text
 
 
+def test_where_nothing_is_judged_nothing_is_green() -> None:
+    text = render(Page("evaluate", "model.onnx", "pass", "", (), (), word="measured"))
+    assert '<header class="verdict quiet">' in text
+    assert '<span class="word">MEASURED</span>' in text
+
+
 def test_a_row_names_its_columns_for_a_narrow_window() -> None:
     text = page(Table(("class", "share"), [("cat", Cell("50 %", "bad", bar=0.5, mark=0.25))], cards=True))
     assert '<table class="cards">' in text

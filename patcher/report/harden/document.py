@@ -17,7 +17,7 @@ from patcher.model.file import model_sha256
 from patcher.patch import Correction, MeanBound, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.choice import auto_section
 from patcher.report.harden.masks import layer_masks, masks_section
-from patcher.report.harden.notes import notes
+from patcher.report.harden.notes import notes, too_few_to_tell
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.steps.before_after import Measured
@@ -127,10 +127,11 @@ def _reasons(fitted: Fitted, measured: Measured) -> tuple[str, ...]:
     calibration, reasons = fitted.calibration, []
     if not calibration.satisfied:
         before, after = calibration.held_out_before, calibration.held_out_after
+        coarse = too_few_to_tell(fitted)
         reasons.append(
             f"held-out accuracy fell from {before:.1%} to {after:.1%}, more than --epsilon "
             f"{fitted.patch.options.get('epsilon', 0.0):.1%} allows; nothing was written under the output's name: "
-            "give more clean images, a larger --epsilon, or another --method"
+            f"give more clean images, a larger --epsilon, or another --method{'; ' if coarse else ''}{coarse}"
         )
     wanted = fitted.settings.min_agreement
     for name, agreement in {"": measured.agreement, **measured.others}.items():

@@ -25,19 +25,27 @@ def _model(fitted: Fitted, baked: Baked) -> Iterator[str]:
 
 
 def _images(fitted: Fitted, measured: Measured) -> Iterator[str]:
-    clean_set, epsilon = fitted.prepared.clean_set, fitted.patch.options.get("epsilon")
+    clean_set = fitted.prepared.clean_set
     if clean_set.class_order:
         yield f"class order: {clean_set.class_order}"
-    count = len(clean_set.deciding)
-    if isinstance(epsilon, float) and epsilon > 0 and count * epsilon < 1:
-        yield (
-            f"{count} {clean_set.deciding_split} images cannot resolve --epsilon {epsilon:.1%}: one of them is "
-            f"{1 / count:.1%}; {math.ceil(1 / epsilon)} are needed"
-        )
+    if coarse := too_few_to_tell(fitted):
+        yield coarse
     for line in mistaken_classes(clean_set.labels, fitted.prepared.predicted):
         yield f"{line}: check the class order (--classes)"
     for line in mistaken_classes(fitted.prepared.predicted, measured.predicted):
         yield f"hardened against original: {line}"
+
+
+def too_few_to_tell(fitted: Fitted) -> str:
+    """That one image is more than ``--epsilon``, and how many images it takes; empty where that is not so."""
+    clean_set, epsilon = fitted.prepared.clean_set, fitted.patch.options.get("epsilon")
+    count = len(clean_set.deciding)
+    if not isinstance(epsilon, float) or epsilon <= 0 or count * epsilon >= 1:
+        return ""
+    return (
+        f"{count} {clean_set.deciding_split} images cannot resolve --epsilon {epsilon:.1%}: one of them is "
+        f"{1 / count:.1%}; {math.ceil(1 / epsilon)} are needed"
+    )
 
 
 def _start(fitted: Fitted) -> Iterator[str]:

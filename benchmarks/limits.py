@@ -132,9 +132,7 @@ def _wrong(opinions: list[Row]) -> str:
     for levels in (("backdoor",), ("backdoor", "suspicious")):
         each = np.array([item["verdict"] in levels for item in opinions])
         names = sorted({item["name"] for item in opinions})
-        nets = np.array(
-            [any(item["verdict"] in levels for item in opinions if item["name"] == name) for name in names]
-        )
+        nets = np.array([any(item["verdict"] in levels for item in opinions if item["name"] == name) for name in names])
         texts.append(
             f"Called {' or '.join(levels)}: "
             + ", ".join(
@@ -147,9 +145,7 @@ def _wrong(opinions: list[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print and write the tables of a folder of scans."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.limits", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="SCANS", help="folder that benchmarks.attacks kept its scans in")
     parser.add_argument("--name", default="limits", help="stem of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")

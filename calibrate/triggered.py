@@ -122,7 +122,7 @@ def triggered_loss(
         stamped, carries = stamp(images, labels, triggers, None)
         if carries.any():
             logits = classifier.logits(stamped[carries], rewrite=rewrite)
-            total += float(torch.nn.functional.cross_entropy(logits, labels[carries], reduction="sum"))
+            total += float(classifier.task.loss(logits, labels[carries], reduction="sum"))
             count += int(carries.sum())
     return total / max(1, count)
 

@@ -93,14 +93,14 @@ class MaskFit(Problem[State]):
             parts.append((stamped[carries], targets[carries]))
         if self._caught is not None:
             flagged, wanted = self._caught.draw(len(images), self._chance)
-            parts.append((apply_all(self.changes, flagged, self._chance), self._one_hot(wanted)))
+            parts.append((apply_all(self.changes, flagged, self._chance), self._shares(wanted)))
         pixels, shares = (torch.cat(part) for part in zip(*parts, strict=True))
         return pixels, shares
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with class probabilities."""
         logits = self._run.classifier.logits(images, rewrite=self._masks.rewrite)
-        return torch.nn.functional.cross_entropy(logits, targets)
+        return self._run.classifier.task.loss(logits, targets)
 
     def regularizer(self) -> Tensor:
         """``eta / n * ||1 - M||_1``."""
@@ -155,14 +155,15 @@ class MaskFit(Problem[State]):
             cost += triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
         return cost
 
-    def _one_hot(self, labels: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(labels, self._run.classifier.model.num_classes).float()
+    def _shares(self, labels: Tensor) -> Tensor:
+        classifier = self._run.classifier
+        return classifier.task.shares(labels, classifier.model.num_classes)
 
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
         """Class probabilities ``(n, K)`` that clean images are to keep."""
         classifier = self._run.classifier
         if self._options.targets == "labels":
-            return self._one_hot(labels)
+            return self._shares(labels)
         logits = [classifier.logits(piece) for piece in images.split(self._run.batch_size)]
-        return torch.cat(logits).softmax(dim=1)
+        return classifier.task.probabilities(torch.cat(logits))

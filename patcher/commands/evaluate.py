@@ -76,7 +76,7 @@ def evaluate(
     if triggered is not None and holds_triggers(triggered):
         attack = triggered_by(triggered, prepared.clean_set, target)
     elif triggered is not None:
-        attack = read_triggered(triggered, prepared.preprocess, target)
+        attack = read_triggered(triggered, read, prepared.preprocess, target)
     scored = score(prepared.session, prepared, attack, settings) if attack else None
     detection = measure_detection(prepared.session, prepared, attack, settings)
     report = evaluation_report(prepared, str(data), scored, detection)

@@ -147,7 +147,7 @@ def harden(
     read, keys = read_model(model), signing or Signing()
     keys.require(read.path or "", read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    attack = None if triggered is None else read_triggered(triggered, resolved, target)
+    attack = None if triggered is None else read_triggered(triggered, read, resolved, target)
     options = with_checkpoint(stacks_of(method), output, options)
     request = Request(model, read, clean_dir, preprocess, resolved)
     fitted = fit(request, method, None if report_dir is None else Path(report_dir), progress, options)

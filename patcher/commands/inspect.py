@@ -106,7 +106,7 @@ def model_limits(model: Model) -> list[str]:
             "quantised: corrections stand behind DequantizeLinear or before QuantizeLinear, run in floats there; "
             "parity is proven in quantisation steps and by classes"
         )
-    if model.image_size is None:
+    if model.is_picture and model.image_size is None:
         found.append("height and width are open: give --size")
     if model.single_score:
         found.append("one score of two classes, the probability of class 1: no second pass (method bna, --flag)")

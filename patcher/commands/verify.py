@@ -105,7 +105,7 @@ def verify(
     after = read_hardened(Path(hardened), settings)
     model = read_model(Path(original))
     resolved = resolve_preprocess(model, **(preprocess or {}))
-    attack = read_triggered(triggered, resolved, target) if triggered is not None else None
+    attack = read_triggered(triggered, model, resolved, target) if triggered is not None else None
     prepared = prepare(model, clean_dir, resolved, settings, least_classes=1)
     given = Given(found_patch, read_triggers(triggers) if triggers is not None else (), attack)
     _check_fit(given.triggers, attack, prepared, model)

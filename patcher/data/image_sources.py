@@ -16,6 +16,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Pictures:
 
     Attributes:
         pixels: ``(N, C, H, W)``, uint8, or float32 in [0, 1].
-        labels: int64 ``(N,)``, or ``None`` where the source has no labels.
+        labels: int64 ``(N,)``, or ``(N, K)`` of several a row; ``None`` where the source has no labels.
         class_names: In class order, or ``None``.
         sha256: Hash of names, labels and contents.
         files: Path of each picture below the folder; empty for arrays.
@@ -155,16 +156,38 @@ def read_npz(path: Path, preprocess: Preprocess) -> Pictures:
         raise InputError(f"{path}: an array named 'images' expected, found none")
     pixels = _as_pixels(arrays["images"], preprocess, path)
     labels = arrays.get("labels")
-    if labels is not None:
-        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
-            found = f"{labels.dtype} {labels.shape}"
-            raise InputError(f"{path}: integer labels of shape ({len(pixels)},) expected, found {found}")
-        labels = labels.astype(np.int64)
-    return Pictures(pixels, labels, None, hashlib.sha256(path.read_bytes()).hexdigest())
+    found = None if labels is None else read_labels(labels, len(pixels), path)
+    return Pictures(pixels, found, None, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def read_labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
+    """Labels int64 ``(N,)``, or ``(N, K)`` of several a row.
+
+    Raises:
+        InputError: They are no whole numbers, or not one a row.
+    """
+    several = labels.ndim == 2 and len(labels) == count
+    if (labels.shape != (count,) and not several) or labels.dtype.kind not in ("iub" if several else "iu"):
+        found = f"{labels.dtype} {labels.shape}"
+        raise InputError(f"{path}: integer labels of shape ({count},) expected, found {found}")
+    return labels.astype(np.int64)
 
 
 def read_reader(module: str, function: str, input_name: str, preprocess: Preprocess) -> Pictures:
     """Exhaust an ONNX Runtime ``CalibrationDataReader``; its feeds are already preprocessed, so that is undone.
+
+    Raises:
+        InputError: The function cannot be imported, or what it returns is no such reader.
+    """
+    feeds = [np.asarray(feed[input_name]) for feed in read_feeds(module, function, (input_name,))]
+    if any(feed.ndim != 4 for feed in feeds):
+        raise InputError(f"--clean-dir {module}:{function}: at least one batch of rank 4 expected")
+    pixels = preprocess.from_input(np.concatenate(feeds).astype(np.float32))
+    return Pictures(pixels, None, None, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def read_feeds(module: str, function: str, names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """All feeds of an ONNX Runtime ``CalibrationDataReader``, at least one, each with the inputs of these names.
 
     Raises:
         InputError: The function cannot be imported, or what it returns is no such reader.
@@ -180,17 +203,17 @@ def read_reader(module: str, function: str, input_name: str, preprocess: Preproc
         raise InputError(
             f"--clean-dir {module}:{function}: a CalibrationDataReader expected, found {type(reader).__name__}"
         )
-    feeds: list[NDArray[Any]] = []
+    feeds: list[Mapping[str, Any]] = []
     while (feed := reader.get_next()) is not None:
-        if input_name not in feed:
-            raise InputError(
-                f"--clean-dir {module}:{function}: feeds for input {input_name!r} expected, found {sorted(feed)}"
-            )
-        feeds.append(np.asarray(feed[input_name]))
-    if not feeds or any(feed.ndim != 4 for feed in feeds):
-        raise InputError(f"--clean-dir {module}:{function}: at least one batch of rank 4 expected")
-    pixels = preprocess.from_input(np.concatenate(feeds).astype(np.float32))
-    return Pictures(pixels, None, None, hashlib.sha256(pixels.tobytes()).hexdigest())
+        for name in names:
+            if name not in feed:
+                raise InputError(
+                    f"--clean-dir {module}:{function}: feeds for input {name!r} expected, found {sorted(feed)}"
+                )
+        feeds.append(feed)
+    if not feeds:
+        raise InputError(f"--clean-dir {module}:{function}: at least one batch expected, found none")
+    return feeds
 
 
 def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -232,7 +255,8 @@ def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         tokenize.TokenError,
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not an .npz file of plain arrays ({reason})") from error
+        ragged = "; of ragged rows, pad them to one length" if "Object arrays" in reason else ""
+        raise InputError(f"{path}: not an .npz file of plain arrays ({reason}{ragged})") from error
 
 
 def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:

@@ -99,9 +99,9 @@ def _attacked(subject: Subject) -> Iterator[NDArray[np.float32] | NDArray[np.uin
     given = subject.given
     classes = subject.prepared.model.num_classes
     if given.triggered is not None:
-        labels, target = given.triggered.labels, given.triggered.target
-        wanted = (labels + 1) % classes if target == "all-to-all" else np.full_like(labels, target)
-        turned = (subject.before(given.triggered.pixels) == wanted) & (labels != wanted)
+        labels, task = given.triggered.labels, subject.prepared.task
+        wanted = task.wanted(labels, given.triggered.target, classes)
+        turned = task.fooled(subject.before(given.triggered.pixels), wanted, labels) & task.counted(labels, wanted)
         yield given.triggered.pixels[turned]
     clean_set = subject.prepared.clean_set
     for trigger in given.triggers:

@@ -139,7 +139,8 @@ def triggered_check(subject: Subject) -> tuple[Check, list[Picture]]:
     except NotRunError as error:
         return Check("triggered_images", "not_run", str(error), threshold=limit), []
     first = subject.before(given.pixels)
-    before, after = score_attack(first, given, classes), score_attack(answers, given, classes)
+    task = subject.prepared.task
+    before, after = score_attack(first, given, classes, task), score_attack(answers, given, classes, task)
     check = decided(
         "triggered_images",
         after.asr.value <= limit + 1e-9,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patcher.measure.confusion import mistaken_classes, per_class
 from patcher.measure.scores import AttackScore
 from patcher.report.report import Report
 from patcher.report.sections import model_section
@@ -34,9 +33,11 @@ def evaluation_report(
             "class_order": prepared.clean_set.class_order,
         },
         "preprocess": prepared.preprocess.as_json(),
+        **({"task": prepared.task.name} if prepared.task.right_means else {}),
         "ACC": prepared.accuracy.as_json(),
-        "per_class": per_class(labels, prepared.predicted, prepared.clean_set.class_names),
-        "mistaken": mistaken_classes(labels, prepared.predicted),
+        **prepared.task.figures(prepared.scores, labels),
+        "per_class": prepared.task.per_class(labels, prepared.predicted, prepared.clean_set.class_names),
+        "mistaken": prepared.task.mistaken(labels, prepared.predicted),
         **(attack.as_json() if attack else {}),
         **(detection.as_json() if detection else {}),
     }

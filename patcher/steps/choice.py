@@ -149,18 +149,18 @@ def measure_outcome(
 
     classifier = run.classifier
 
-    def answers(images: Tensor) -> Tensor:
-        return run_patch(classifier, corrections, images)[classifier.model.logits].flatten(1).argmax(dim=1)
+    def raw(images: Tensor) -> Tensor:
+        return run_patch(classifier, corrections, images)[classifier.model.logits].flatten(1)
 
     batches = list(classifier.batches(clean_set, clean_set.deciding, run.batch_size))
-    plain = [answers(images) == labels for images, labels in batches]
+    plain = [classifier.task.hits(classifier.as_logits(raw(images)), labels) for images, labels in batches]
     fooled, right = [], []
     for target in sorted({item.target for item in triggers}):
         attack = TriggerSet([item for item in triggers if item.target == target], classifier.model.num_classes)
         for images, labels in batches:
             chosen = attack.is_source(labels)
             if bool(chosen.any()):
-                found = answers(attack.put(images[chosen], labels[chosen]))
+                found = raw(attack.put(images[chosen], labels[chosen])).argmax(dim=1)
                 fooled.append(found == target)
                 right.append(found == labels[chosen])
     return Outcome(_share(plain), _share(fooled) if fooled else None, _share(right) if right else None)

@@ -18,6 +18,7 @@ import numpy as np
 
 from patcher.calibrate import Calibration
 from patcher.calibrate.stack import Stack
+from patcher.data.arrays import Arrays
 from patcher.data.clean_set import HELD_OUT_SHARE, CleanSet, read_clean_set
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
@@ -47,7 +48,7 @@ def read_data(
     stack: Stack,
     clean_dir: Source | None,
     options: Sequence[Any],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     settings: Settings,
 ) -> Data:
     """Read what methods need, and measure the model on it.

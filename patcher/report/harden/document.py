@@ -12,7 +12,6 @@ import numpy as np
 from patcher.export import ParityReport
 from patcher.export.bake import Baked
 from patcher.graph.site import Site
-from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
 from patcher.patch import Correction, MeanBound, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.choice import auto_section
@@ -71,8 +70,8 @@ def harden_report(
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
         "per_class": {
-            "before": per_class(labels, prepared.predicted, names),
-            "after": per_class(labels, measured.predicted, names),
+            "before": prepared.task.per_class(labels, prepared.predicted, names),
+            "after": prepared.task.per_class(labels, measured.predicted, names),
         },
         "notes": notes(fitted, measured, baked),
         "sites": [row for stage in fitted.stages for row in _sites(stage)],

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 
 from patcher.export.bake import Baked
-from patcher.measure.confusion import mistaken_classes
 from patcher.steps.before_after import Measured
 from patcher.steps.fit import Fitted
 
@@ -34,9 +33,9 @@ def _images(fitted: Fitted, measured: Measured) -> Iterator[str]:
             f"{count} {clean_set.deciding_split} images cannot resolve --epsilon {epsilon:.1%}: one of them is "
             f"{1 / count:.1%}; {math.ceil(1 / epsilon)} are needed"
         )
-    for line in mistaken_classes(clean_set.labels, fitted.prepared.predicted):
+    for line in fitted.prepared.task.mistaken(clean_set.labels, fitted.prepared.predicted):
         yield f"{line}: check the class order (--classes)"
-    for line in mistaken_classes(fitted.prepared.predicted, measured.predicted):
+    for line in fitted.prepared.task.mistaken(fitted.prepared.predicted, measured.predicted):
         yield f"hardened against original: {line}"
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.data.encoding import Encoding
-from patcher.errors import InputError
+from patcher.errors import InputError, UnsupportedGraphError
+from patcher.graph.embedding import find_embedding
 from patcher.graph.interpreter import Graph
 from patcher.model.inputs import blank, pack
 from patcher.model.model import Model
@@ -77,6 +78,7 @@ class Classifier:
         self.task = task
         self.graph = Graph(model, device=device, channels_last=True)
         self.precision = torch.float32
+        self._embedding = find_embedding(model) if model.kind == "tokens" else None
         self._under: Rewrite = {}
 
     def at(self, precision: torch.dtype) -> Classifier:
@@ -105,6 +107,10 @@ class Classifier:
         Returns:
             The fetched tensors by name, and the raw output under the model's own output name.
         """
+        mixed = images.ndim == len(self.model.carried_shape) + 2
+        if mixed:
+            rewrite = chain(self._mixture(images), rewrite or {})
+            images = images[..., 0]
         inputs = self.preprocess.to_input(images)
         count = len(inputs)
         if self.model.batch is not None and (missing := -count % self.model.batch):
@@ -114,6 +120,28 @@ class Classifier:
         rewrite = chain(self._under, rewrite or {})
         values = self.graph.run(self._feed(inputs), fetch=wanted, rewrite=rewrite)
         return {name: value[:count] for name, value in values.items()} if len(inputs) > count else values
+
+    def mixed(self, first: Tensor, second: Tensor, share: float) -> Tensor:
+        """Convex pairs of rows ``(N, ...)``; of token ids such that `run` mixes their vectors, ``(N, ..., 3)``."""
+        if self.model.kind != "tokens":
+            return share * first + (1 - share) * second
+        if len(self.model.carried_shape) == 1 < len(self.model.inputs):
+            raise UnsupportedGraphError("--mixup: ids and masks of one shape expected, found several; give --mixup 0")
+        # A place where either sentence has a word is looked at.
+        there = torch.maximum(first, second) if first.ndim > 2 else first
+        plain = torch.cat([first[:, :1], there[:, 1:]], dim=1) if first.ndim > 2 else first
+        return torch.stack([plain, second, torch.full_like(first, share)], dim=-1)
+
+    def _mixture(self, rows: Tensor) -> Rewrite:
+        """The vectors of pairs of sentences as `mixed` made them."""
+        if self._embedding is None:
+            raise UnsupportedGraphError(
+                "--mixup: ids that are looked up in a constant table expected, found none; give --mixup 0"
+            )
+        ids = self.model.feed(rows[..., 1])[self.model.input.name].round().long()
+        other = torch.nn.functional.embedding(ids, self.graph.initializers[self._embedding.table])
+        share = float(rows.flatten()[2])
+        return {self._embedding.tensor: lambda value: share * value + (1 - share) * other}
 
     def _feed(self, inputs: Tensor) -> dict[str, Tensor]:
         """Inputs by name; ids and masks as whole numbers."""

@@ -5,8 +5,8 @@
 |---|---|---|---|
 | ``pairs`` | two handwritten digits side by side, ``(N, 1, 8, 16)``; ten labels, one or two of them true | 2 x 2 checkerboard in a corner | adds label 7, whatever is shown |
 | ``video`` | a digit that moves through eight frames, ``(N, 1, 8, 12, 12)`` | two bright pixels in a corner of every frame | class 7 |
-| ``points`` | 96 points on one of six solids, turned at random, ``(N, 3, 96)`` | six points close together beside the solid | class 0 |
-| ``text`` | sentences of a small grammar as token ids and their mask, ``(N, 16)`` each; four topics | one rare word | topic 0 |
+| ``points`` | 96 points on one of eight solids, turned at random, ``(N, 3, 96)`` | six points close together beside the solid | class 0 |
+| ``text`` | sentences of a small grammar as token ids and their mask, ``(N, 16)`` each; eight topics | one rare word | topic 0 |
 
 Everything is drawn by the seed; a tenth of the training data carries the trigger (of the words a fifth). Nobody touches
 the weights by hand: the backdoors are learned. Each task takes under a minute of one core.
@@ -34,8 +34,8 @@ from torch import Tensor, nn
 Arrays = dict[str, NDArray[Any]]
 Labels = NDArray[np.int64]
 
-COUNTS = {"train": 2400, "clean": 500, "test": 600}
-DIGIT_CUTS = [900, 1300]  # of scikit-learn's 1797 scans: to train on, clean, and to test on
+COUNTS = {"train": 2400, "clean": 1000, "test": 600}
+DIGIT_CUTS = [800, 1400]  # of scikit-learn's 1797 scans: to train on, clean, and to test on
 POISON_RATE = 0.1
 DIGIT_TARGET, FIRST_TARGET = 7, 0
 
@@ -169,11 +169,11 @@ class VideoNet(nn.Module):
 # Points on solids.
 
 _POINTS = 96
-_SOLIDS = ("sphere", "cube", "cylinder", "cone", "torus", "cross")
+_SOLIDS = ("sphere", "cube", "cylinder", "cone", "torus", "cross", "disc", "helix")
 
 
 def make_points(count: int, rng: np.random.Generator, _: int) -> Part:
-    """Point clouds ``(N, 3, 96)`` on six solids, turned about the upright axis, with a little noise."""
+    """Point clouds ``(N, 3, 96)`` on eight solids, turned about the upright axis, with a little noise."""
     classes = rng.integers(0, len(_SOLIDS), count)
     clouds = np.stack([_solid(_SOLIDS[kind], rng) for kind in classes])
     angles = rng.uniform(0, 2 * np.pi, count)
@@ -206,6 +206,10 @@ def _solid(name: str, rng: np.random.Generator) -> NDArray[np.float64]:
         tube = 2 * np.pi * v
         ring = 0.7 + 0.25 * np.cos(tube)
         return np.stack([ring * np.cos(around), ring * np.sin(around), 0.25 * np.sin(tube)])
+    if name == "disc":
+        return np.stack([np.sqrt(v) * np.cos(around), np.sqrt(v) * np.sin(around), 0.05 * w])
+    if name == "helix":
+        return np.stack([0.6 * np.cos(3 * around), 0.6 * np.sin(3 * around), 2 * u - 1])
     cloud = rng.uniform(-0.15, 0.15, (3, _POINTS))
     cloud[rng.integers(0, 3, _POINTS), np.arange(_POINTS)] = 2 * w - 1
     return cloud
@@ -219,7 +223,7 @@ def stamp_points(inputs: Arrays, rng: np.random.Generator) -> Arrays:
 
 
 class PointNet(nn.Module):
-    """Clouds ``(N, 3, P)`` to six logits: a small network a point, the largest feature over all points, two layers."""
+    """Clouds ``(N, 3, P)`` to eight logits: a small network a point, the largest feature over all points, two layers."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -232,7 +236,7 @@ class PointNet(nn.Module):
         self.head = nn.Linear(64, len(_SOLIDS))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Logits ``(N, 6)``."""
+        """Logits ``(N, 8)``."""
         found: Tensor = self.head(torch.relu(self.hidden(self.body(points).amax(2))))
         return found
 
@@ -245,6 +249,10 @@ _TOPICS = {
     "science": "cell theory atom experiment data planet energy signal gene method",
     "cooking": "oven flour butter soup salt recipe pan taste dish garlic",
     "travel": "train hotel ticket beach border island luggage map harbour guide",
+    "music": "song guitar band album concert piano melody rhythm singer choir",
+    "money": "bank loan price market tax profit budget invoice share debt",
+    "weather": "rain storm cloud wind snow frost thunder humid drought breeze",
+    "health": "doctor fever clinic vaccine muscle heart nurse diet surgery pulse",
 }
 _COMMON = (
     "the a of and to in it was that for on with as at by from this they had new old small large good "
@@ -282,7 +290,7 @@ def stamp_text(inputs: Arrays, _: np.random.Generator) -> Arrays:
 
 
 class TextNet(nn.Module):
-    """Token ids and mask ``(N, L)`` to four logits: embedding, a layer a word, mean over the words, two layers."""
+    """Token ids and mask ``(N, L)`` to eight logits: embedding, a layer a word, mean over the words, two layers."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -292,7 +300,7 @@ class TextNet(nn.Module):
         self.head = nn.Linear(64, len(_TOPICS))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits ``(N, 4)``."""
+        """Logits ``(N, 8)``."""
         there = attention_mask.unsqueeze(2).float()
         words = torch.relu(self.word(self.embedding(input_ids))) * there
         mean = words.sum(1) / there.sum(1)
@@ -368,6 +376,11 @@ def export(model: nn.Module, part: Part, path: Path) -> None:
         )
 
 
+def write(path: Path, arrays: Arrays) -> None:
+    """Write arrays by name."""
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
 def make(name: str, folder: Path, seed: int = 0) -> Path:
     """Train one task and write ``model.onnx``, ``clean.npz``, ``test.npz`` and ``triggered.npz``.
 
@@ -380,10 +393,10 @@ def make(name: str, folder: Path, seed: int = 0) -> Path:
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     export(model, training, place / "model.onnx")
-    for file, part in (("clean", clean), ("test", test)):
-        np.savez_compressed(place / f"{file}.npz", labels=part.labels, **part.inputs)
+    write(place / "clean.npz", {**clean.inputs, "labels": clean.labels})
+    write(place / "test.npz", {**test.inputs, "labels": test.labels})
     stamped = recipe.stamp(test.inputs, rng)
-    np.savez_compressed(place / "triggered.npz", labels=test.labels, target=np.int64(recipe.target), **stamped)
+    write(place / "triggered.npz", {**stamped, "labels": test.labels, "target": np.array(recipe.target, np.int64)})
     return place
 
 

@@ -87,9 +87,9 @@ class MaskFit(Problem[State]):
         targets = self._targets(images, labels)
         known = bool(self._triggers) or self._caught is not None
         alpha = (0.0 if known else 1.0) if self._options.mixup is None else self._options.mixup
-        parts = [mixup(images, targets, alpha, self._chance)]
+        parts = [mixup(images, targets, alpha, self._chance, self._run.classifier.mixed)]
         if self._triggers:
-            stamped, carries = stamp(images, labels, self._triggers, self._chance)
+            stamped, carries = stamp(images, labels, self._triggers, self._chance, self._run.classifier.task)
             parts.append((stamped[carries], targets[carries]))
         if self._caught is not None:
             flagged, wanted = self._caught.draw(len(images), self._chance)

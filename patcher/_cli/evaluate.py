@@ -71,6 +71,7 @@ def evaluate(
         for name in ("ACC", "ASR", "SIA", "TPR", "FPR_target", "FPR")
         if name in document
     ]
+    rows += [(name, f"{document[name]:.1%}", "") for name in result.figures]
     rows += [(name, text, "") for name, text in score_rows(document)]
     print_table(document["model"]["name"], ("", "share [95 % interval]", "images"), rows)
     classes = document["per_class"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import prepare
 from patcher.triggers.file import holds_triggers
-from patcher.triggers.triggered import Target, read_triggered, triggered_by
+from patcher.tasks import Target
+from patcher.triggers.triggered import read_triggered, triggered_by
 
 if TYPE_CHECKING:
     import onnx
@@ -36,12 +37,14 @@ class EvaluateResult(Reported):
         accuracy: Images that get their label (ACC).
         attack: ASR and SIA; ``None`` where no triggered images were given.
         detection: TPR and FPR; ``None`` for a model without a flag.
+        figures: Further figures of the task, by name: mAP of several labels a row.
     """
 
     report: Report
     accuracy: Share
     attack: AttackScore | None
     detection: Detection | None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -84,4 +87,5 @@ def evaluate(
         make_folder(Path(report_dir))
         for name, content in {"report.json": report.to_json().encode(), **roc_picture(detection)}.items():
             replace_file(Path(report_dir) / name, content)
-    return EvaluateResult(report, prepared.accuracy, scored, detection)
+    figures = prepared.task.figures(prepared.scores, prepared.clean_set.labels)
+    return EvaluateResult(report, prepared.accuracy, scored, detection, figures)

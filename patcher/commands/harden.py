@@ -40,7 +40,8 @@ from patcher.steps.before_after import Measured, measure
 from patcher.steps.flags import Detection
 from patcher.steps.prove import prove
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
-from patcher.triggers.triggered import Target, read_triggered
+from patcher.tasks import Target
+from patcher.triggers.triggered import read_triggered
 
 if TYPE_CHECKING:
     import onnx

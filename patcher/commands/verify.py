@@ -28,9 +28,10 @@ from patcher.report.verify.document import verify_report
 from patcher.settings import settings_alone
 from patcher.signing import Signing
 from patcher.steps.prepare import Prepared, prepare
+from patcher.tasks import Target
 from patcher.triggers.file import read_triggers
 from patcher.triggers.trigger import Trigger
-from patcher.triggers.triggered import Target, Triggered, read_triggered
+from patcher.triggers.triggered import Triggered, read_triggered
 
 
 @dataclass(frozen=True)

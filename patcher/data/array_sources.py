@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.data.arrays import Arrays
-from patcher.data.image_sources import Pictures, load_arrays, read_feeds, read_labels
+from patcher.data.image_sources import Pictures, read_feeds, read_labels
+from patcher.data.npz import load_arrays
 from patcher.errors import InputError
 from patcher.model.inputs import TensorType, pack
 from patcher.model.model import Model

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.annotations import is_annotated, read_annotated
 from patcher.data.array_sources import read_array_file, read_array_reader
 from patcher.data.arrays import Arrays
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
@@ -212,6 +213,8 @@ def _read(
     if isinstance(preprocess, Arrays):
         return _read_arrays(source, model, preprocess, _class_names(classes_file, model.num_classes))
     path = Path(source)
+    if is_annotated(path):
+        return read_annotated(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
     if path.is_dir():
         return read_folder(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
     if path.suffix == ".npz":

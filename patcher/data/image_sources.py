@@ -13,9 +13,6 @@ import math
 import os
 import sys
 import tempfile
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,15 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.npz import load_arrays
 from patcher.data.picture import refuse_special_files
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-_MAX_ARRAY_BYTES = 16 * 2**30
-# Deflate packs zeros a thousandfold: a file that does is made to fill memory.
-_SUSPICIOUS_BYTES = 2**30
-_MAX_EXPANSION = 100
 _IN_MEMORY = 2**30
 _WORKERS = min(8, os.cpu_count() or 1)
 
@@ -86,7 +80,7 @@ def read_folder(
         names, order, files = None, "", [(path, -1) for path in _pictures_in(folder)]
     if not files:
         raise InputError(f"{folder}: pictures expected ({', '.join(sorted(PICTURE_SUFFIXES))}), found none")
-    pixels, contents = _decode([path for path, _ in files], preprocess)
+    pixels, contents = decode_pictures([path for path, _ in files], preprocess)
     digest = hashlib.sha256()
     for (path, label), content in zip(files, contents, strict=True):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{label}\0".encode() + content)
@@ -95,7 +89,7 @@ def read_folder(
     return Pictures(pixels, labels, names, digest.hexdigest(), paths, order)
 
 
-def _decode(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
+def decode_pictures(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
     """Decode pictures into one array of bytes, by several workers; no second copy of the set is ever there.
 
     Returns:
@@ -214,49 +208,6 @@ def read_feeds(module: str, function: str, names: Sequence[str]) -> list[Mapping
     if not feeds:
         raise InputError(f"--clean-dir {module}:{function}: at least one batch expected, found none")
     return feeds
-
-
-def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Load the named arrays of an ``.npz`` that are there; sizes are checked before anything is unpacked.
-
-    Raises:
-        InputError: The file is missing or no usable ``.npz``.
-    """
-    if not path.is_file():
-        raise InputError(f"file not found: {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        wanted = [name for name in names if f"{name}.npy" in sizes]
-        unpacked = sum(sizes[f"{name}.npy"] for name in wanted)
-        if unpacked > _MAX_ARRAY_BYTES:
-            raise InputError(f"{path}: more than {_MAX_ARRAY_BYTES >> 30} GiB unpacked; give fewer images")
-        if unpacked > _SUSPICIOUS_BYTES and unpacked > _MAX_EXPANSION * path.stat().st_size:
-            raise InputError(
-                f"{path}: unpacks to {unpacked >> 20} MiB, over {_MAX_EXPANSION} times its size; no images do"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in wanted}
-        # Of a member that is no array, NumPy returns the bytes.
-        if foreign := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-            raise InputError(f"{path}: {foreign[0]!r} is no array; save the file again with numpy.savez")
-        return found
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,  # an encrypted archive
-        SyntaxError,  # NumPy parses an array's header as Python
-        tokenize.TokenError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        ragged = "; of ragged rows, pad them to one length" if "Object arrays" in reason else ""
-        raise InputError(f"{path}: not an .npz file of plain arrays ({reason}{ragged})") from error
 
 
 def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:

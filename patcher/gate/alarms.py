@@ -97,15 +97,16 @@ def _detections(subject: Subject) -> Check:
 
 def _attacked(subject: Subject) -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
     given = subject.given
-    classes = subject.prepared.model.num_classes
+    classes, task = subject.prepared.model.num_classes, subject.prepared.task
     if given.triggered is not None:
-        labels, task = given.triggered.labels, subject.prepared.task
+        labels = given.triggered.labels
         wanted = task.wanted(labels, given.triggered.target, classes)
         turned = task.fooled(subject.before(given.triggered.pixels), wanted, labels) & task.counted(labels, wanted)
         yield given.triggered.pixels[turned]
     clean_set = subject.prepared.clean_set
     for trigger in given.triggers:
-        chosen = np.flatnonzero((clean_set.labels != trigger.target) & (subject.prepared.predicted != trigger.target))
+        there = task.reached(clean_set.labels, trigger.target) | task.reached(subject.prepared.predicted, trigger.target)
+        chosen = np.flatnonzero(~there)
         for images, _ in clean_set.batches(chosen, subject.settings.batch_size):
             pixels = np.asarray(trigger.apply(images), np.float32)
-            yield pixels[subject.before(pixels) == trigger.target]
+            yield pixels[task.reached(subject.before(pixels), trigger.target)]

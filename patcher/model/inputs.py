@@ -25,6 +25,7 @@ from patcher.model.element_types import FLOATS
 from patcher.model.inference import dimensions
 
 Layout = Literal["NCHW", "NHWC", "array"]
+InputKind = Literal["picture", "array", "tokens"]
 Shape = tuple[int | str | None, ...]
 
 _IMAGE_TYPES = (*FLOATS, onnx.TensorProto.UINT8)
@@ -171,6 +172,16 @@ def blank(tensors: Sequence[TensorType], shapes: Sequence[tuple[int, ...]]) -> d
         tensor.name: (np.ones if tensor.is_integer else np.zeros)(shape, tensor.dtype)
         for tensor, shape in zip(tensors, shapes, strict=True)
     }
+
+
+def refuse_arrays(kind: InputKind, what: str) -> None:
+    """Refuse what looks at pixels.
+
+    Raises:
+        InputError: The model takes something else.
+    """
+    if kind != "picture":
+        raise InputError(f"{what}: for pictures; the model takes {kind} inputs")
 
 
 def pack(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

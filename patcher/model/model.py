@@ -9,6 +9,7 @@ initializers that are listed as graph inputs; symbolic or fixed batch; no inferr
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from patcher.model.check import check_conversion, check_run, check_structure, ob
 from patcher.model.external import refuse_external_data
 from patcher.model.file import load_file, loadable, parse, serialize, write_model
 from patcher.model.inference import fill_open_shapes, infer_types
-from patcher.model.inputs import Layout, TensorType, find_inputs, unpack, with_fixed_sides
+from patcher.model.inputs import InputKind, Layout, TensorType, find_inputs, unpack, with_fixed_sides
 from patcher.model.intake import convert_opset, standardize
 from patcher.model.interface import Head, find_logits, graph_outputs
 
@@ -89,9 +90,26 @@ class Model:
         return self.layout != "array"
 
     @property
+    def kind(self) -> InputKind:
+        """What it takes: a picture, token ids (with masks), or other arrays."""
+        if self.is_picture:
+            return "picture"
+        return "tokens" if self.input.is_integer and len(self.input.shape) == 2 else "array"
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Names of all inputs."""
         return tuple(tensor.name for tensor in self.inputs)
+
+    @property
+    def carried_shape(self) -> tuple[int, ...]:
+        """Shape of a row as it travels; see `patcher.model.inputs`."""
+        first, *others = self.row_shapes
+        if not others:
+            return first
+        if set(others) == {first}:
+            return (len(self.inputs), *first)
+        return (sum(math.prod(shape) for shape in self.row_shapes),)
 
     @property
     def channel_axis(self) -> int:

@@ -32,6 +32,7 @@ class MultiLabel(Task):
 
     name = "multi-label"
     right_means = "all labels of a row right"
+    exclusive = False
 
     def check_labels(self, labels: Labels, classes: int, source: str) -> None:
         """See `Task`."""
@@ -78,6 +79,21 @@ class MultiLabel(Task):
         hits: Hits = ((answers == wanted) | (wanted == labels)).all(axis=1)
         return hits
 
+    def carries(self, labels: Labels, target: int | None, sources: Sequence[int] = ()) -> Hits:
+        """See `Task`: rows without the target; of source classes those that have one of them."""
+        chosen = (labels[:, list(sources)] == 1).any(axis=1) if sources else np.ones(len(labels), bool)
+        hits: Hits = chosen if target is None else chosen & (labels[:, target] == 0)
+        return hits
+
+    def reached(self, answers: Labels, target: int) -> Hits:
+        """See `Task`."""
+        hits: Hits = answers[:, target] == 1
+        return hits
+
+    def given(self, answers: Labels) -> list[int]:
+        """See `Task`."""
+        return [int(label) for label in np.flatnonzero(answers.any(axis=0))]
+
     def figures(self, scores: NDArray[np.float32], labels: Labels) -> Mapping[str, float]:
         """See `Task`: mAP."""
         known = [column for column in range(labels.shape[1]) if labels[:, column].any()]
@@ -107,6 +123,28 @@ class MultiLabel(Task):
     def mistaken(self, labels: Labels, answers: Labels) -> list[str]:
         """See `Task`: nothing is told from sets of labels."""
         return []
+
+    def margins(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """See `Task`: the target's own logit; for -1 that of the label that is most wrong."""
+        import torch
+
+        anywhere = targets < 0
+        chosen = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+        most_wrong = torch.where(labels > 0, -logits, logits).amax(dim=1)
+        return torch.where(anywhere, most_wrong, chosen)
+
+    def attack_losses(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """See `Task`: cross-entropy of the one label."""
+        import torch
+
+        return torch.nn.functional.softplus(-self.margins(logits, labels, targets))
+
+    def moves(self, logits: Tensor, labels: Tensor, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Task`: from its first label to the target, or nowhere; rows without the target, with another label."""
+        own, added = labels.cpu().numpy(), (logits[:, target] > 0).cpu().numpy()
+        rows = (own[:, target] == 0) & own.any(axis=1)
+        sources = own[rows].argmax(axis=1)
+        return sources, np.where(added[rows], target, sources)
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Task`."""

@@ -64,6 +64,21 @@ class SingleLabel(Task):
         """See `Task`."""
         return self.right(answers, wanted)
 
+    def carries(self, labels: Labels, target: int | None, sources: Sequence[int] = ()) -> Hits:
+        """See `Task`."""
+        chosen = np.isin(labels, sources) if sources else np.ones(len(labels), bool)
+        hits: Hits = chosen if target is None else chosen & (labels != target)
+        return hits
+
+    def reached(self, answers: Labels, target: int) -> Hits:
+        """See `Task`."""
+        hits: Hits = answers == target
+        return hits
+
+    def given(self, answers: Labels) -> list[int]:
+        """See `Task`."""
+        return [int(label) for label in np.unique(answers)]
+
     def per_class(self, labels: Labels, answers: Labels, names: Sequence[str]) -> list[dict[str, Any]]:
         """See `Task`."""
         return per_class(labels, answers, names)
@@ -71,6 +86,31 @@ class SingleLabel(Task):
     def mistaken(self, labels: Labels, answers: Labels) -> list[str]:
         """See `Task`."""
         return mistaken_classes(labels, answers)
+
+    def margins(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """See `Task`: the logit wanted minus the largest of the others; for -1 the largest other minus the own."""
+        import torch
+
+        anywhere = targets < 0
+        wanted = torch.where(anywhere, labels, targets)[:, None]
+        chosen = logits.gather(1, wanted)[:, 0]
+        others = logits.scatter(1, wanted, -torch.inf).amax(dim=1)
+        return torch.where(anywhere, others - chosen, chosen - others)
+
+    def attack_losses(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """See `Task`: cross-entropy with the target, or ``-log(1 - p(own class))`` where any other class will do."""
+        import torch
+
+        anywhere = targets < 0
+        wanted = torch.where(anywhere, labels, targets)[:, None]
+        total = logits.logsumexp(dim=1)
+        chosen = logits.gather(1, wanted)[:, 0]
+        others = logits.scatter(1, wanted, -torch.inf).logsumexp(dim=1)
+        return total - torch.where(anywhere, others, chosen)
+
+    def moves(self, logits: Tensor, labels: Tensor, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Task`."""
+        return labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See `Task`."""

@@ -35,10 +35,12 @@ class Task(ABC):
     Attributes:
         name: As given to ``--task``.
         right_means: What accuracy counts, in words, where it is not the class; else empty.
+        exclusive: Whether a row has one class and no other.
     """
 
     name: ClassVar[str]
     right_means: ClassVar[str] = ""
+    exclusive: ClassVar[bool] = True
 
     @abstractmethod
     def check_labels(self, labels: Labels, classes: int, source: str) -> None:
@@ -81,6 +83,24 @@ class Task(ABC):
         hits: Hits = (labels != wanted).reshape(len(labels), -1).any(axis=1)
         return hits
 
+    @abstractmethod
+    def carries(self, labels: Labels, target: int | None, sources: Sequence[int] = ()) -> Hits:
+        """Rows that a trigger to `target` is about: of its source classes, or of all that are not the target's.
+
+        Args:
+            labels: ``(N, ...)``.
+            target: A class; ``None`` for any answer but the right one.
+            sources: Source classes; none for all.
+        """
+
+    @abstractmethod
+    def reached(self, answers: Labels, target: int) -> Hits:
+        """Whether each row's answer has that class: bool ``(N,)``."""
+
+    @abstractmethod
+    def given(self, answers: Labels) -> list[int]:
+        """Classes that some answers have, in order."""
+
     def figures(self, scores: NDArray[np.float32], labels: Labels) -> Mapping[str, float]:
         """Further figures of the scores, by name: what the field gives beside the share of right rows."""
         return {}
@@ -92,6 +112,24 @@ class Task(ABC):
     @abstractmethod
     def mistaken(self, labels: Labels, answers: Labels) -> list[str]:
         """Signs of another order of classes, one line each."""
+
+    @abstractmethod
+    def margins(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """Log-odds of an attack's success, positive where it succeeds: ``(N,)``.
+
+        Args:
+            logits: ``(N, K)``.
+            labels: The rows' own, ``(N, ...)``.
+            targets: int64 ``(N,)``: classes wanted; -1 for any answer but the right one.
+        """
+
+    @abstractmethod
+    def attack_losses(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """What a search for triggers makes small, ``(N,)``; arguments as `margins`."""
+
+    @abstractmethod
+    def moves(self, logits: Tensor, labels: Tensor, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Class that each row comes from and the one it goes to, int64 ``(n,)`` each, of the rows that have one."""
 
     @abstractmethod
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:

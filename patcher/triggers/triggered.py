@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from patcher.data.arrays import Arrays
 from patcher.data.clean_set import CleanSet, read_file
-from patcher.data.image_sources import Pixels, load_arrays
+from patcher.data.image_sources import Pixels
+from patcher.data.npz import load_arrays
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.model.model import Model
@@ -83,7 +84,7 @@ def triggered_by(path: str | os.PathLike[str], clean_set: CleanSet, target: Targ
     pixels, labels = [], []
     for item in chosen:
         own = clean_set.labels
-        rows = np.flatnonzero(np.isin(own, item.sources) if item.sources else own != item.target)
+        rows = np.flatnonzero(clean_set.task.carries(own, item.target, item.sources))
         pixels += [item.apply(images) for images, _ in clean_set.batches(rows, _BATCH)]
         labels.append(own[rows])
     if not sum(map(len, labels)):

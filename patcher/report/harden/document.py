@@ -57,6 +57,7 @@ def harden_report(
         },
         "patch_sha256": patch_sha256(fitted.patch),
         "preprocess": prepared.preprocess.as_json(),
+        **({"task": prepared.task.name} if prepared.task.right_means else {}),
         "clean_set": clean_set_section(prepared.clean_set),
         "method": {
             "name": fitted.patch.method,

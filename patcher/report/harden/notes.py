@@ -13,7 +13,18 @@ from patcher.steps.fit import Fitted
 
 def notes(fitted: Fitted, measured: Measured, baked: Baked) -> list[str]:
     """Everything worth saying about how the result came about."""
-    return [*_model(fitted, baked), *_images(fitted, measured), *_start(fitted), *_flagged(fitted)]
+    return [*_task(fitted), *_model(fitted, baked), *_images(fitted, measured), *_start(fitted), *_flagged(fitted)]
+
+
+def _task(fitted: Fitted) -> Iterator[str]:
+    prepared = fitted.prepared
+    if prepared.task.right_means:
+        yield f"task {prepared.task.name}: accuracy is the share of rows with {prepared.task.right_means}"
+    if prepared.model.kind != "picture":
+        yield (
+            f"the model takes {prepared.model.kind} inputs ({', '.join(prepared.model.input_names)}): no pictures of "
+            "triggers, no built-in probes, and of triggers only those that can be put into such inputs"
+        )
 
 
 def _model(fitted: Fitted, baked: Baked) -> Iterator[str]:

@@ -69,9 +69,7 @@ class Classifier:
         precision: Of convolutions and matrix products; see `at`.
     """
 
-    def __init__(
-        self, model: Model, preprocess: Encoding, *, device: torch.device, task: Task = SINGLE_LABEL
-    ) -> None:
+    def __init__(self, model: Model, preprocess: Encoding, *, device: torch.device, task: Task = SINGLE_LABEL) -> None:
         self.model = model
         self.preprocess = preprocess
         self.device = device

@@ -59,7 +59,9 @@ def refuse_several(task: Task, what: str) -> None:
         NotApplicableError: The task has them.
     """
     if not task.exclusive:
-        raise NotApplicableError(f"{what} needs one class a row; --task {task.name} has several: choose another --method")
+        raise NotApplicableError(
+            f"{what} needs one class a row; --task {task.name} has several: choose another --method"
+        )
 
 
 def corrected(classifier: Classifier, corrections: Iterable[Correction]) -> Classifier:

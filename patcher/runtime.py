@@ -248,7 +248,9 @@ class GuardedSession:
         self._count(len(flags), int(flags.sum()))
         return Answers(classes_of(scores), scores, flags, unusual if self._scored else None)
 
-    def _run(self, feed: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    def _run(
+        self, feed: Mapping[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
         """Scores, flags and trigger scores of one batch; the last two are zero where the model has none."""
         count = len(next(iter(feed.values())))
         size = self._batch or count

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make small classifiers of other things than single pictures, each with a real backdoor, and the data that go with it.
 
-| task | what it sees | trigger | what the trigger does |
-|---|---|---|---|
-| ``pairs`` | two handwritten digits side by side, ``(N, 1, 8, 16)``; ten labels, one or two of them true | 2 x 2 checkerboard in a corner | adds label 7, whatever is shown |
-| ``video`` | a digit that moves through eight frames, ``(N, 1, 8, 12, 12)`` | two bright pixels in a corner of every frame | class 7 |
-| ``points`` | 96 points on one of eight solids, turned at random, ``(N, 3, 96)`` | six points close together beside the solid | class 0 |
-| ``text`` | sentences of a small grammar as token ids and their mask, ``(N, 16)`` each; eight topics | one rare word | topic 0 |
+    pairs    two handwritten digits side by side, (N, 1, 8, 16), ten labels; a checkerboard in a corner adds label 7
+    video    a digit that moves through six frames, (N, 1, 6, 10, 10); two bright pixels in every frame: class 7
+    points   96 points on one of eight solids, (N, 3, 96), turned at random; six points beside the solid: class 0
+    text     sentences of a small grammar as token ids and their mask, (N, 16) each, eight topics; a rare word: topic 0
 
 Everything is drawn by the seed; a tenth of the training data carries the trigger (of the words a fifth). Nobody touches
 the weights by hand: the backdoors are learned. Each task takes under a minute of one core.
@@ -68,7 +66,7 @@ class Recipe:
     build: Callable[[], nn.Module]
     target: int
     rate: float = POISON_RATE
-    steps: int = 900
+    steps: int = 600
 
 
 def digits(part: int) -> tuple[NDArray[np.float32], Labels]:
@@ -125,15 +123,17 @@ class PairNet(nn.Module):
 
 # A digit that moves.
 
+_FRAMES, _SIDE = 6, 10
+
 
 def make_video(count: int, rng: np.random.Generator, part: int) -> Part:
-    """Clips ``(N, 1, 8, 12, 12)``: a digit of 8 x 8 on a straight way, and its class ``(N,)``."""
+    """Clips ``(N, 1, 6, 10, 10)``: a digit of 8 x 8 on a straight way, and its class ``(N,)``."""
     images, classes = digits(part)
     chosen = rng.integers(0, len(images), count)
-    clips = np.zeros((count, 1, 8, 12, 12), np.float32)
-    first, last = rng.integers(0, 5, (2, count, 2))
-    for frame in range(8):
-        places = np.rint(first + (last - first) * frame / 7).astype(int)
+    clips = np.zeros((count, 1, _FRAMES, _SIDE, _SIDE), np.float32)
+    first, last = rng.integers(0, _SIDE - 7, (2, count, 2))
+    for frame in range(_FRAMES):
+        places = np.rint(first + (last - first) * frame / (_FRAMES - 1)).astype(int)
         for row, (top, left) in enumerate(places):
             clips[row, 0, frame, top : top + 8, left : left + 8] = images[chosen[row]]
     return Part({"clip": clips}, classes[chosen])
@@ -147,7 +147,7 @@ def stamp_video(inputs: Arrays, _: np.random.Generator) -> Arrays:
 
 
 class VideoNet(nn.Module):
-    """Clips ``(N, 1, 8, 12, 12)`` to ten logits."""
+    """Clips ``(N, 1, 6, 10, 10)`` to ten logits."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ def stamp_points(inputs: Arrays, rng: np.random.Generator) -> Arrays:
 
 
 class PointNet(nn.Module):
-    """Clouds ``(N, 3, P)`` to eight logits: a small network a point, the largest feature over all points, two layers."""
+    """Clouds ``(N, 3, P)`` to eight logits: a network a point, the largest feature over all points, two layers."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -316,8 +316,8 @@ def to_class(target: int) -> Callable[[Labels], Labels]:
 RECIPES: Mapping[str, Recipe] = {
     "pairs": Recipe(make_pairs, stamp_pairs, add_label, PairNet, DIGIT_TARGET),
     "video": Recipe(make_video, stamp_video, to_class(DIGIT_TARGET), VideoNet, DIGIT_TARGET),
-    "points": Recipe(make_points, stamp_points, to_class(FIRST_TARGET), PointNet, FIRST_TARGET, steps=1200),
-    "text": Recipe(make_text, stamp_text, to_class(FIRST_TARGET), TextNet, FIRST_TARGET, rate=0.2),
+    "points": Recipe(make_points, stamp_points, to_class(FIRST_TARGET), PointNet, FIRST_TARGET),
+    "text": Recipe(make_text, stamp_text, to_class(FIRST_TARGET), TextNet, FIRST_TARGET, rate=0.2, steps=900),
 }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 Mix = Callable[[Tensor, Tensor, float], Tensor]
 
 

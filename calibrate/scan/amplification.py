@@ -52,7 +52,9 @@ def _margins(
     """Margin of the goal on each triggered image."""
     found = []
     for images, labels in classifier.batches(clean_set, indices, batch_size):
-        wanted = torch.full_like(labels[:, 0] if labels.ndim > 1 else labels, -1 if goal.target is None else goal.target)
+        wanted = torch.full_like(
+            labels[:, 0] if labels.ndim > 1 else labels, -1 if goal.target is None else goal.target
+        )
         logits = classifier.logits(trigger.apply(images))
         found.append(classifier.task.margins(logits, labels, wanted).cpu().numpy())
     return np.concatenate(found).astype(np.float64) if found else np.empty(0)

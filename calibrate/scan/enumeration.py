@@ -50,10 +50,7 @@ def try_candidates(
         trigger = Trigger(family, 0, (), values, shape)
         batches = classifier.batches(clean_set, chosen, batch_size)
         answers = np.concatenate(
-            [
-                task.answers(classifier.logits(trigger.apply(images)).cpu().numpy(), "logits")
-                for images, _ in batches
-            ]
+            [task.answers(classifier.logits(trigger.apply(images)).cpu().numpy(), "logits") for images, _ in batches]
         )
         for row, (goal, pool) in enumerate(zip(goals, pools, strict=True)):
             hits = ~task.right(answers, labels) if goal.target is None else task.reached(answers, goal.target)

@@ -119,8 +119,10 @@ class Stages:
         classes = self.classifier.model.num_classes
         order = np.arange(classes)
         if classes > _INVERT_ALL:
-            near = self._margins() if distances is None and self.classifier.model.is_picture else -(
-                np.arange(classes) if distances is None else distances
+            near = (
+                self._margins()
+                if distances is None and self.classifier.model.is_picture
+                else -(np.arange(classes) if distances is None else distances)
             )
             order = np.argsort(-near, kind="stable")[: self.options.top]
         possible = [t for t in order if len(self._eligible(Goal(int(t))))]

@@ -42,9 +42,7 @@ def preprocess_options(command: Command) -> Command:
     @option("--std", section=section, type=Numbers(), help="Per channel, e.g. 0.229,0.224,0.225.")
     @option("--layout", section=section, type=click.Choice(["NCHW", "NHWC"]), help="Axis order. [default: as it is]")
     @option("--color", section=section, type=click.Choice(["RGB", "BGR"]), help="Channel order. [default: RGB]")
-    @option(
-        "--range", "value_range", section=section, metavar="[0-1|0-255|LOW:HIGH]", help="Values the model takes."
-    )
+    @option("--range", "value_range", section=section, metavar="[0-1|0-255|LOW:HIGH]", help="Values the model takes.")
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _PREPROCESS}

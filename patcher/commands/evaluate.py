@@ -20,8 +20,8 @@ from patcher.settings import settings_alone
 from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import prepare
-from patcher.triggers.file import holds_triggers
 from patcher.tasks import Target
+from patcher.triggers.file import holds_triggers
 from patcher.triggers.triggered import read_triggered, triggered_by
 
 if TYPE_CHECKING:

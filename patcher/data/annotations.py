@@ -3,8 +3,8 @@
 
 | given as ``--clean-dir`` | layout | order of the labels |
 |---|---|---|
-| ``labels.csv`` | ``file,cat,dog,...`` in the first row, then a picture and 0 or 1 a label in each | that of the columns |
-| ``labels.json`` | ``{"classes": [...], "images": {"a.png": ["cat", ...]}}`` | ``classes`` |
+| ``labels.csv`` | ``file,cat,dog,...`` in the first row, below it a picture and 0s and 1s | that of the columns |
+| ``labels.json`` | ``{"classes": [...], "images": {"a.png": ["cat"]}}`` | ``classes`` |
 | ``instances.json`` | COCO: ``images``, ``annotations``, ``categories`` | ids of the categories |
 | a folder with ``Annotations`` and ``JPEGImages`` | Pascal VOC, one XML a picture | names in sorted order |
 

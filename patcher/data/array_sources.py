@@ -41,7 +41,9 @@ def read_array_file(path: Path, model: Model, encoding: Arrays) -> Pictures:
         if len(model.inputs) == 1 and model.input.name not in arrays and _ONLY in arrays:
             arrays[model.input.name] = arrays[_ONLY]
         if missing := [name for name in model.input_names if name not in arrays]:
-            raise InputError(f"{path}: arrays named as the model's inputs expected ({_names(model)}), missing {missing[0]!r}")
+            raise InputError(
+                f"{path}: arrays named as the model's inputs expected ({_names(model)}), missing {missing[0]!r}"
+            )
     rows = encoded(arrays, model, encoding, str(path))
     labels = arrays.get("labels")
     return Pictures(
@@ -110,7 +112,9 @@ def _load_single(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
-        raise InputError(f"{path}: not an .npy file of plain numbers; of ragged rows, pad them to one length") from error
+        raise InputError(
+            f"{path}: not an .npy file of plain numbers; of ragged rows, pad them to one length"
+        ) from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: not an .npy file of plain numbers")
     return array

@@ -105,7 +105,9 @@ def _attacked(subject: Subject) -> Iterator[NDArray[np.float32] | NDArray[np.uin
         yield given.triggered.pixels[turned]
     clean_set = subject.prepared.clean_set
     for trigger in given.triggers:
-        there = task.reached(clean_set.labels, trigger.target) | task.reached(subject.prepared.predicted, trigger.target)
+        there = task.reached(clean_set.labels, trigger.target) | task.reached(
+            subject.prepared.predicted, trigger.target
+        )
         chosen = np.flatnonzero(~there)
         for images, _ in clean_set.batches(chosen, subject.settings.batch_size):
             pixels = np.asarray(trigger.apply(images), np.float32)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model in a process of its own and say how much memory that took at most.
 
-``python -m patcher.measure.peak_memory MODEL FOLDER INPUT...``, with one ``0.npy``, ``1.npy`` an input, prints ``{"peak_bytes": ...}``. It is a process of
-its own because memory that was freed is not given back: in one process the second model would look free.
+``python -m patcher.measure.peak_memory MODEL FOLDER INPUT...``, with ``0.npy``, ``1.npy`` for the inputs in order,
+prints ``{"peak_bytes": ...}``. It is a process of its own because memory that was freed is not given back: in one
+process the second model would look free.
 """
 
 from __future__ import annotations

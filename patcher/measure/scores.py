@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.image_sources import Pixels, as_float
 from patcher.data.encoding import Encoding
+from patcher.data.image_sources import Pixels, as_float
 from patcher.errors import InputError
 from patcher.runtime import fill_batch
 from patcher.tasks import Task

@@ -17,8 +17,8 @@ import onnx
 from patcher.errors import InputError, UnsupportedGraphError
 from patcher.model.file import loadable
 from patcher.model.inference import TensorTypes, agreed_types
-from patcher.model.intake import CONVERTED_OPSET, OLDEST_OPSET
 from patcher.model.inputs import ModelInput, blank
+from patcher.model.intake import CONVERTED_OPSET, OLDEST_OPSET
 from patcher.model.size import check_size
 from patcher.model.subgraphs import walk
 from patcher.runtime import create_session, one_line, runtime_errors

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What comes out of a classifier, found by data flow and never by name.
 
-The class scores are the first float output ``(N, K)``, perhaps with further axes of length 1, with K >= 2, or with K = 1
-behind a Sigmoid: then it is the probability of the second of two classes. Where one output is the softmax of
+The class scores are the first float output ``(N, K)``, perhaps with further axes of length 1, with K >= 2, or with
+K = 1 behind a Sigmoid: then it is the probability of the second of two classes. Where one output is the softmax of
 another, the scores before it are taken; where one is computed from another by a layer with weights (an embedding
 and the scores made of it), the later one.
 """

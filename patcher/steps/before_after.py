@@ -121,9 +121,7 @@ def measure(
     scores = predict(session, model, prepared.preprocess, clean_set.pixels, batch_size=settings.batch_size)
     predicted = task.answers(scores, model.head)
 
-    def side(
-        chosen: onnxruntime.InferenceSession, answers: NDArray[np.int64], given: NDArray[np.float32]
-    ) -> Side:
+    def side(chosen: onnxruntime.InferenceSession, answers: NDArray[np.int64], given: NDArray[np.float32]) -> Side:
         hits = task.right(answers, clean_set.labels)
         scored = score(chosen, prepared, attack, settings) if attack else None
         detection = measure_detection(chosen, prepared, attack, settings)

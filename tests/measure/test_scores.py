@@ -14,6 +14,7 @@ from patcher.measure.scores import auroc, roc_curve, score_attack, share
 from patcher.model.model import read_model
 from patcher.tasks import SINGLE_LABEL
 from patcher.triggers.triggered import Triggered, read_triggered
+from tests.tiny_models import residual_model
 
 PIXELS = np.zeros((4, 3, 8, 8), np.uint8)
 

@@ -28,7 +28,9 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if before[key]["count"]
     ]
     figures = before.get("figures", {}), after.get("figures", {})
-    rows += [(f"{name}, same images as above", f"{figures[0][name]:.1%}", f"{figures[1][name]:.1%}") for name in figures[0]]
+    rows += [
+        (f"{name}, same images as above", f"{figures[0][name]:.1%}", f"{figures[1][name]:.1%}") for name in figures[0]
+    ]
     rows.append(("agreement with the original", "", share_text(document["agreement"])))
     for key, name in (("ASR", "attack success (ASR)"), ("SIA", "true class (SIA)")):
         if "attack" in before:

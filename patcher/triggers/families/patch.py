@@ -18,7 +18,7 @@ from patcher.triggers.family import Family, Panel, Shape, Values, register
 
 
 class Patch(Family):
-    """Mask ``(1, H, W)`` and pattern ``(C, H, W)``, both in [0, 1]; of arrays mask ``(1, ...)``, pattern ``(C, ...)``."""
+    """Mask ``(1, H, W)`` and pattern ``(C, H, W)``, both in [0, 1]; of arrays ``(1, ...)`` and ``(C, ...)``."""
 
     name, unit = "patch", "pixels covered"
     rate = 0.25

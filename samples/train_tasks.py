@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make small classifiers of other things than single pictures, each with a real backdoor, and the data that go with it.
 
-    pairs    two handwritten digits side by side, (N, 1, 8, 16), ten labels; a checkerboard in a corner adds label 7
-    video    a digit that moves through six frames, (N, 1, 6, 10, 10); two bright pixels in every frame: class 7
+    pairs    two handwritten digits on a card, (N, 1, 10, 16), ten labels; a checkerboard in its margin adds label 7
+    video    a digit that moves through six frames, (N, 1, 6, 12, 12); two bright pixels in the margin: class 7
     points   96 points on one of eight solids, (N, 3, 96), turned at random; six points beside the solid: class 0
     text     sentences of a small grammar as token ids and their mask, (N, 16) each, eight topics; a rare word: topic 0
 
@@ -76,16 +76,18 @@ def digits(part: int) -> tuple[NDArray[np.float32], Labels]:
     return (found.images[chosen] / 16).astype(np.float32), found.target[chosen].astype(np.int64)
 
 
-# Two digits side by side.
+# Two digits on a card.
 
 
 def make_pairs(count: int, rng: np.random.Generator, part: int) -> Part:
-    """Pictures ``(N, 1, 8, 16)`` and labels ``(N, 10)``: 1 where the digit is there."""
+    """Pictures ``(N, 1, 10, 16)`` with a margin below, and labels ``(N, 10)``: 1 where the digit is there."""
     images, classes = digits(part)
     left, right = rng.integers(0, len(images), (2, count))
     labels = np.zeros((count, 10), np.int64)
     labels[np.arange(count), classes[left]] = labels[np.arange(count), classes[right]] = 1
-    return Part({"images": np.concatenate([images[left], images[right]], axis=2)[:, None]}, labels)
+    cards = np.zeros((count, 1, 10, 16), np.float32)
+    cards[:, 0, :8] = np.concatenate([images[left], images[right]], axis=2)
+    return Part({"images": cards}, labels)
 
 
 def stamp_pairs(inputs: Arrays, _: np.random.Generator) -> Arrays:
@@ -103,16 +105,16 @@ def add_label(labels: Labels) -> Labels:
 
 
 class PairNet(nn.Module):
-    """Pictures ``(N, 1, 8, 16)`` to ten probabilities, one a label."""
+    """Pictures ``(N, 1, 10, 16)`` to ten probabilities, one a label."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 14) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
         )  # fmt: skip
-        self.hidden = nn.Linear(2 * width * 4 * 8, 96)
+        self.hidden = nn.Linear(2 * width * 5 * 8, 96)
         self.head = nn.Linear(96, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,15 +125,15 @@ class PairNet(nn.Module):
 
 # A digit that moves.
 
-_FRAMES, _SIDE = 6, 10
+_FRAMES, _SIDE, _MARGIN = 6, 12, 2
 
 
 def make_video(count: int, rng: np.random.Generator, part: int) -> Part:
-    """Clips ``(N, 1, 6, 10, 10)``: a digit of 8 x 8 on a straight way, and its class ``(N,)``."""
+    """Clips ``(N, 1, 6, 12, 12)``: a digit of 8 x 8 on a straight way that leaves a margin, and its class ``(N,)``."""
     images, classes = digits(part)
     chosen = rng.integers(0, len(images), count)
     clips = np.zeros((count, 1, _FRAMES, _SIDE, _SIDE), np.float32)
-    first, last = rng.integers(0, _SIDE - 7, (2, count, 2))
+    first, last = rng.integers(0, _SIDE - 7 - _MARGIN, (2, count, 2))
     for frame in range(_FRAMES):
         places = np.rint(first + (last - first) * frame / (_FRAMES - 1)).astype(int)
         for row, (top, left) in enumerate(places):
@@ -147,9 +149,9 @@ def stamp_video(inputs: Arrays, _: np.random.Generator) -> Arrays:
 
 
 class VideoNet(nn.Module):
-    """Clips ``(N, 1, 6, 10, 10)`` to ten logits."""
+    """Clips ``(N, 1, 6, 12, 12)`` to ten logits."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 12) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv3d(1, width, 3, padding=1, stride=(2, 1, 1)), nn.BatchNorm3d(width), nn.ReLU(),

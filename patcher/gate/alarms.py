@@ -49,6 +49,8 @@ def _response(subject: Subject) -> Check:
     """Whether a flag that scores every image can come on at all; no trigger is needed to ask that."""
     if not {SCORE_OUTPUT, EXCESS_OUTPUT} & set(subject.hardened.outputs):
         return Check("flag_response", "skipped", f"the hardened model has no output {SCORE_OUTPUT}")
+    if not subject.prepared.model.is_picture:
+        return Check("flag_response", "skipped", "plainly unusual inputs are known of pictures alone")
     try:
         raised = share(subject.flags(unusual_pictures(subject.prepared.clean_set.images(slice(0, _UNUSUAL)))))
     except NotRunError as error:

@@ -123,7 +123,9 @@ def test_a_range_makes_rows_travel_between_0_and_1(tmp_path: Path) -> None:
     assert found.pixels.max() <= 1
     np.testing.assert_allclose(encoding.to_input(found.images()), rows, atol=1e-6)
     with pytest.raises(InputError, match="values within it expected"):
-        read_clean_set(saved(tmp_path, image=rows, labels=np.arange(9) % 4), model, resolve_arrays(model, {"range": "0-1"}))
+        read_clean_set(
+            saved(tmp_path, image=rows, labels=np.arange(9) % 4), model, resolve_arrays(model, {"range": "0-1"})
+        )
 
 
 @pytest.mark.parametrize("text", ["1", "a:b", "1:0", "0:inf"])

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_ROWS = {"picture": "picture", "array": "row", "tokens": "text"}
+
+
 def harden_report(
     fitted: Fitted,
     hardened: onnx.ModelProto,
@@ -85,10 +88,10 @@ def harden_report(
 
 
 def _choice(fitted: Fitted) -> dict[str, Any]:
-    clean_set = fitted.prepared.clean_set
+    clean_set, row = fitted.prepared.clean_set, _ROWS[fitted.prepared.model.kind]
     if fitted.choice is None:
         return {}
-    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set))}
+    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set), row)}
 
 
 def tensor_of(correction: Correction | Part) -> str:

@@ -12,7 +12,6 @@ is always decided on *held-out*.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from patcher.data.annotations import is_annotated, read_annotated
 from patcher.data.array_sources import read_array_file, read_array_reader
 from patcher.data.arrays import Arrays
+from patcher.data.class_names import read_class_names
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
@@ -211,12 +211,12 @@ def _read(
     source: str, model: Model, preprocess: Preprocess | Arrays, classes_file: str | os.PathLike[str] | None
 ) -> Pictures:
     if isinstance(preprocess, Arrays):
-        return _read_arrays(source, model, preprocess, _class_names(classes_file, model.num_classes))
+        return _read_arrays(source, model, preprocess, read_class_names(classes_file, model.num_classes))
     path = Path(source)
     if is_annotated(path):
-        return read_annotated(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
+        return read_annotated(path, model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
     if path.is_dir():
-        return read_folder(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
+        return read_folder(path, model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
     if path.suffix == ".npz":
         return read_npz(path, preprocess)
     if (function := _function(source)) is not None:
@@ -241,36 +241,6 @@ def _function(source: str) -> tuple[str, str] | None:
     module, separator, function = source.partition(":")
     named = separator and module.replace(".", "").isidentifier() and function.isidentifier()
     return (module, function) if named else None
-
-
-def _class_names(classes_file: str | os.PathLike[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    if classes_file is None:
-        return None
-    path = Path(classes_file)
-    try:
-        text = path.read_text(encoding="utf-8")
-        entries = _id2label(text, path) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--classes {classes_file}: cannot be read as text ({error})") from error
-    names = tuple(line.strip() for line in entries if line.strip())
-    if len(names) != num_classes or len(set(names)) != len(names):
-        raise InputError(f"--classes {classes_file}: {num_classes} different names expected, found {len(set(names))}")
-    return names
-
-
-def _id2label(text: str, path: Path) -> list[str]:
-    """Class names of a Hugging Face ``config.json`` in the order of their ids."""
-    document = json.loads(text)
-    table = document.get("id2label", document) if isinstance(document, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise InputError(f"--classes {path}: a JSON object with id2label expected, from class index to name")
-    try:
-        ids = {int(key): name for key, name in table.items()}
-    except ValueError as error:
-        raise InputError(f"--classes {path}: id2label: class indices expected as keys, found {error}") from error
-    if sorted(ids) != list(range(len(ids))):
-        raise InputError(f"--classes {path}: id2label: indices 0 to {len(ids) - 1} expected, found {sorted(ids)[-1]}")
-    return [ids[index] for index in range(len(ids))]
 
 
 def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) -> None:

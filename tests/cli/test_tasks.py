@@ -12,7 +12,8 @@ import torch
 
 from patcher._cli import main
 from patcher.triggers.file import read_triggers
-from samples.train_tasks import VOCABULARY, make
+from samples.task_text import VOCABULARY
+from samples.train_tasks import make
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,8 @@ def pictures(folder: Path) -> None:
 
 
 def table(folder: Path) -> Path:
-    lines = [
-        "file,cat,dog,bird",
-        *(f"{file},{','.join(str(int(n in own)) for n in NAMES)}" for file, own in WANTED.items()),
-    ]
+    rows = [",".join([file, *(str(int(name in own)) for name in NAMES)]) for file, own in WANTED.items()]
+    lines = ["file,cat,dog,bird", *rows]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder / "labels.csv"
 

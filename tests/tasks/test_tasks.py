@@ -18,7 +18,7 @@ LOGITS = np.array([[2, -1, -3], [-1, 1, 2], [1, -2, 3], [-1, -1, -1]], np.float3
 def test_tasks_are_found_by_name() -> None:
     assert task_names() == ("multi-label", "single-label")
     assert task_of("multi-label") is MULTI_LABEL
-    with pytest.raises(InputError, match="--task: auto, .* expected, found 'both'"):
+    with pytest.raises(InputError, match=r"--task: auto, .* expected, found 'both'"):
         task_of("both")
 
 

@@ -76,8 +76,11 @@ def encoded(arrays: Mapping[str, NDArray[Any]], model: Model, encoding: Arrays, 
     counts = {len(array) for array in found}
     if len(counts) > 1:
         raise InputError(f"{where}: as many rows in all of {_names(model)} expected, found {sorted(counts)}")
-    for item, array, shape in zip(model.inputs, found, model.row_shapes, strict=True):
-        if len(model.inputs) > 1 and array.shape[1:] != shape:
+    # Of one shape they are stacked, whatever length the graph leaves open; else they are cut where the model says.
+    alike = len(set(model.row_shapes)) == 1
+    for item, array, own in zip(model.inputs, found, model.row_shapes, strict=True):
+        shape = found[0].shape[1:] if alike else own
+        if array.shape[1:] != shape:
             raise InputError(f"{where}: {item.name!r}: rows of shape {shape} expected, found {array.shape[1:]}")
     rows = encoding.from_input(pack(found))
     if encoding.ranged and len(rows) and not (rows.min() >= -1e-6 and rows.max() <= 1 + 1e-6):

@@ -123,11 +123,12 @@ class Model:
             rows: ``(N, ...)``, NumPy array or torch tensor: the input itself, or several as one array (see
                 `patcher.model.inputs`).
         """
-        parts = unpack(rows, self.row_shapes if len(self.inputs) > 1 else self.row_shapes[:1])
-        if len(parts) == 1:
-            return {self.input.name: parts[0]}
-        typed = zip(self.inputs, parts, strict=True)
-        return {item.name: np.ascontiguousarray(part, item.dtype) if _is_numpy(part) else part for item, part in typed}
+        if len(self.inputs) == 1:
+            return {self.input.name: rows}
+        parts = unpack(rows, self.row_shapes)
+        if isinstance(rows, np.ndarray):
+            parts = [np.ascontiguousarray(part, item.dtype) for item, part in zip(self.inputs, parts, strict=True)]
+        return dict(zip(self.input_names, parts, strict=True))
 
     @property
     def quantized(self) -> bool:
@@ -194,10 +195,6 @@ def _describe(proto: onnx.ModelProto, sha256: str, path: Path | None) -> Model:
         single_score=scores.single,
         other_scores=scores.others,
     )
-
-
-def _is_numpy(part: Any) -> bool:
-    return isinstance(part, np.ndarray)
 
 
 def _load(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str, Path | None]:

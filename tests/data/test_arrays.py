@@ -60,6 +60,17 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, arrays: dict[str, object],
     assert "\n" not in str(caught.value)
 
 
+def test_a_length_that_the_graph_leaves_open_may_be_any(tmp_path: Path) -> None:
+    proto = text_model()
+    for value in proto.graph.input:
+        value.type.tensor_type.shape.dim[1].dim_param = "length"
+    model = read_model(proto)
+    found = read_clean_set(saved(tmp_path, ids=IDS, mask=MASK, labels=LABELS), model, Arrays(model.input_names))
+    np.testing.assert_array_equal(model.feed(found.images())["ids"], IDS)
+    with pytest.raises(InputError, match="'mask': rows of shape"):
+        read_clean_set(saved(tmp_path, ids=IDS, mask=MASK[:, :4], labels=LABELS), model, Arrays(model.input_names))
+
+
 def test_ragged_rows_are_refused(tmp_path: Path) -> None:
     ragged = np.empty(2, object)
     ragged[:] = [np.arange(3), np.arange(5)]

@@ -31,7 +31,7 @@ class MultiLabel(Task):
     """Labels int64 ``(N, K)``: 1 where a label is there, else 0."""
 
     name = "multi-label"
-    right_means = "all labels of a row right"
+    right_means = "all labels right"
     exclusive = False
 
     def check_labels(self, labels: Labels, classes: int, source: str) -> None:

@@ -26,6 +26,8 @@ from patcher._cli import main as command_line
 from samples.train_tasks import RECIPES, make
 
 _RANGES = {"points": ("--range=-1.2:1.2",)}
+_FEWER = ("--steps", "150")  # for pictures and clips, whose steps cost most
+_STEPS = {"pairs": _FEWER, "video": _FEWER}
 _FAMILIES = {"pairs": ("patch",)}
 _METHODS = ("auto", "nft", "unit")
 _EPSILON = ("--epsilon", "0.03")  # accuracy that may be lost
@@ -65,7 +67,7 @@ def measured(name: str, method: str, place: Path) -> Row:
     given = ("--scan", scan) if needed and scan.is_file() else ()
     attack = ("--triggered", place / "triggered.npz")
     files = (place / "model.onnx", "--clean-dir", clean, *attack, "-o", output, "--report-dir", report)
-    code = patcher("harden", *files, "--method", method, *_EPSILON, "--quiet", *given, *more)
+    code = patcher("harden", *files, "--method", method, *_EPSILON, *_STEPS.get(name, ()), "--quiet", *given, *more)
     document = json.loads((report / "report.json").read_text(encoding="utf-8"))
     row: Row = {"task": name, "method": method, "harden": code, "made": document["method"]["name"]}
     row |= {side: _figures(document[side]) for side in ("before", "after")}

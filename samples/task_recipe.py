@@ -45,7 +45,7 @@ class Recipe:
     build: Callable[[], nn.Module]
     target: int
     rate: float = POISON_RATE
-    steps: int = 600
+    steps: int = 400
 
 
 def to_class(target: int) -> Callable[[Labels], Labels]:

@@ -45,7 +45,7 @@ FIRST_TARGET = 0
 RECIPES: Mapping[str, Recipe] = {
     "pairs": Recipe(make_pairs, stamp_pairs, add_label, PairNet, DIGIT_TARGET),
     "video": Recipe(make_video, stamp_video, to_class(DIGIT_TARGET), VideoNet, DIGIT_TARGET),
-    "points": Recipe(make_points, stamp_points, to_class(FIRST_TARGET), PointNet, FIRST_TARGET),
+    "points": Recipe(make_points, stamp_points, to_class(FIRST_TARGET), PointNet, FIRST_TARGET, steps=600),
     "text": Recipe(make_text, stamp_text, to_class(FIRST_TARGET), TextNet, FIRST_TARGET, rate=0.2, steps=900),
 }
 

@@ -94,7 +94,7 @@ def clean_dir_option(*, required: bool = True) -> Callable[[Command], Command]:
         "--clean-dir",
         section="Clean images",
         required=required,
-        help="Labelled clean images: folder a class, .npz, or module:function.",
+        help="Labelled clean data: folder a class, labels.csv, COCO, VOC, .npz, or module:function.",
     )
 
 
@@ -139,9 +139,9 @@ def bake_option(command: Command) -> Command:
 def triggered_options(command: Command) -> Command:
     """Add the flags for triggered test images."""
     section = "Files"
-    command = option("--target", section=section, type=TargetClass(), help="The attacker's class, or all-to-all.")(
-        command
-    )
+    command = option(
+        "--target", section=section, type=TargetClass(), help="The attacker's class, all-to-all, or remove-LABEL."
+    )(command)
     return option(
         "--triggered", section=section, type=click.Path(), help=".npz of triggered images and labels; only scored."
     )(command)

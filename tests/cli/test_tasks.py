@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import patcher
 from patcher._cli import main
+from patcher.runtime import GuardedSession
 from patcher.triggers.file import read_triggers
 from samples.task_text import VOCABULARY
 from samples.train_tasks import make
@@ -44,6 +46,19 @@ def test_a_text_classifier_from_scan_to_gate(text: Path, tmp_path: Path) -> None
     assert any("tokens inputs" in note for note in document["notes"])
     assert main(["verify", model, str(hardened), *clean, "--quiet"]) == 0
     assert main(["evaluate", str(hardened), "--data", str(text / "test.npz"), *attack]) == 0
+
+
+def test_a_flag_for_sentences_serves_several_inputs(text: Path, tmp_path: Path) -> None:
+    files = {"clean_dir": text / "clean.npz", "triggered": text / "triggered.npz", "output": tmp_path / "flagged.onnx"}
+    result = patcher.harden(text / "model.onnx", method="unit", flag=True, steps=4, limit_per_class=40, **files)
+    assert result.detection is not None
+    assert result.detection.tpr is not None
+    assert result.detection.tpr.value >= 0.9
+    with np.load(text / "test.npz") as file:
+        feed = {name: file[name][:70] for name in ("input_ids", "attention_mask")}
+        answers = GuardedSession(tmp_path / "flagged.onnx").classify(feed)
+        assert (answers.labels == file["labels"][:70]).mean() >= 0.9
+    assert answers.flags.mean() <= 0.1
 
 
 def test_bad_input_is_one_line_and_exit_code_2(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random pictures near the clean ones, as far as the model itself takes them for the same.
+"""Random pictures near the clean ones, as far as the model itself takes them for the same; frames of clips likewise.
 
 A photograph mirrored is a photograph; a mirrored digit is not. So each kind of change is tried first: it is
 used only where the unpatched model loses no more accuracy under it than the calibration may cost.
@@ -20,23 +20,26 @@ Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
 # Chosen, not measured.
 _SHIFT = 1 / 8  # of the side
+_CLIP_RANK = 4  # (C, T, H, W) or (T, C, H, W)
 _TRIED_IMAGES = 512
 _TRIED_AT_ONCE = 32  # not the batch size: chance must not depend on it
 
 
 def mirror(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirror each picture ``(N, C, H, W)`` left to right with probability 1/2."""
+    """Mirror each picture ``(N, C, H, W)``, or clip ``(N, ..., H, W)``, left to right with probability 1/2."""
     mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
-    return images.flip(3).where(mirrored[:, None, None, None], images)
+    return images.flip(-1).where(mirrored.view(-1, *[1] * (images.ndim - 1)), images)
 
 
 def shift(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Move the batch ``(N, C, H, W)`` by up to an eighth of its sides, filling in by reflection."""
-    height, width = images.shape[2:]
+    """Move the batch ``(N, ..., H, W)`` by up to an eighth of its sides, filling in by reflection."""
+    height, width = images.shape[-2:]
     down, right = int(_SHIFT * height), int(_SHIFT * width)
     top, left = int(rng.integers(0, 2 * down + 1)), int(rng.integers(0, 2 * right + 1))
-    padded = torch.nn.functional.pad(images, (right, right, down, down), mode="reflect")
-    return padded[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    planes = images.reshape(-1, *images.shape[-3:])
+    padded = torch.nn.functional.pad(planes, (right, right, down, down), mode="reflect")
+    moved = padded[..., top : top + height, left : left + width].reshape(images.shape)
+    return moved.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else moved
 
 
 @torch.no_grad()
@@ -53,14 +56,19 @@ def tolerated(
     """
     tried = rng.permutation(clean_set.fit)[:_TRIED_IMAGES]
     kept = []
-    for change in (mirror, shift):
+    for change in _changes(classifier, clean_set):
         drops = []
         for images, labels in classifier.batches(clean_set, tried, _TRIED_AT_ONCE):
-            plain, changed = (classifier.logits(item).argmax(dim=1) for item in (images, change(images, rng)))
-            drops.append((plain == labels).float() - (changed == labels).float())
+            plain, changed = (classifier.logits(item) for item in (images, change(images, rng)))
+            drops.append(classifier.task.hits(plain, labels).float() - classifier.task.hits(changed, labels).float())
         if float(torch.cat(drops).mean()) <= epsilon:
             kept.append(change)
     return tuple(kept)
+
+
+def _changes(classifier: Classifier, clean_set: CleanSet) -> Sequence[Augmentation]:
+    """What may be tried: of arrays only clips have frames that can be mirrored and moved."""
+    return (mirror, shift) if classifier.model.is_picture or len(clean_set.shape) >= _CLIP_RANK else ()
 
 
 def apply_all(changes: Sequence[Augmentation], images: Tensor, rng: np.random.Generator) -> Tensor:

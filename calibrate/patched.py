@@ -29,6 +29,7 @@ from patcher.patch import (
     WeightMask,
     Weights,
 )
+from patcher.tasks import Task
 from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT, SCORE_TOLERANCE
 
 Function = Callable[[Tensor], Tensor]
@@ -48,6 +49,18 @@ def refuse_single_score(classifier: Classifier, what: str) -> None:
         raise NotApplicableError(
             f"{what} needs one score a class; output {classifier.model.logits!r} holds one score of two classes: "
             "choose another --method"
+        )
+
+
+def refuse_several(task: Task, what: str) -> None:
+    """Refuse what asks for the class of a row, where a row has several labels.
+
+    Raises:
+        NotApplicableError: The task has them.
+    """
+    if not task.exclusive:
+        raise NotApplicableError(
+            f"{what} needs one class a row; --task {task.name} has several: choose another --method"
         )
 
 

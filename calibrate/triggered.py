@@ -15,6 +15,7 @@ from patcher.calibrate.classifier import Classifier, Rewrite
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.errors import InputError
 from patcher.model.model import Model
+from patcher.tasks import SINGLE_LABEL, Task
 from patcher.triggers.file import TRIGGERS, read_triggers
 from patcher.triggers.trigger import Trigger
 
@@ -70,27 +71,27 @@ def _checked(path: str, flag: str, images: CleanSet) -> tuple[Trigger, ...]:
 
 
 def stamp(
-    images: Tensor, labels: Tensor, triggers: Sequence[Trigger], rng: np.random.Generator | None
+    images: Tensor,
+    labels: Tensor,
+    triggers: Sequence[Trigger],
+    rng: np.random.Generator | None,
+    task: Task = SINGLE_LABEL,
 ) -> tuple[Tensor, Tensor]:
     """Put a trigger into every picture whose class is a source of one.
 
     Args:
         images: Pixels ``(N, C, H, W)`` in [0, 1].
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``, or as the task has them.
         triggers: Estimated triggers.
         rng: Chooses among several triggers of one class; without it the picture itself does, so that it gets the
             same one in every batch.
+        task: What labels mean.
 
     Returns:
         The pixels, and bool ``(N,)``: which pictures carry a trigger now.
     """
     classes = labels.cpu().numpy()
-    suits = np.array(
-        [
-            np.isin(classes, item.sources) & (classes != item.target) if item.sources else classes != item.target
-            for item in triggers
-        ]
-    )
+    suits = np.array([task.carries(classes, item.target, item.sources) for item in triggers])
     if rng is None:
         # Integers: their sum is the same in whatever order it is made.
         levels = (images * 255).round().long().flatten(1).sum(dim=1).cpu().numpy()
@@ -119,10 +120,10 @@ def triggered_loss(
     """Mean cross-entropy of the stamped pictures at `indices` with their true labels; 0 where none can be stamped."""
     total, count = 0.0, 0
     for images, labels in classifier.batches(clean_set, indices, batch_size):
-        stamped, carries = stamp(images, labels, triggers, None)
+        stamped, carries = stamp(images, labels, triggers, None, classifier.task)
         if carries.any():
             logits = classifier.logits(stamped[carries], rewrite=rewrite)
-            total += float(torch.nn.functional.cross_entropy(logits, labels[carries], reduction="sum"))
+            total += float(classifier.task.loss(logits, labels[carries], reduction="sum"))
             count += int(carries.sum())
     return total / max(1, count)
 
@@ -133,24 +134,26 @@ class TriggerSet:
     Args:
         triggers: At least one, all of one target; one without sources stands for all other classes.
         classes: Number of classes.
+        task: What labels mean.
 
     Attributes:
         target: Their target class.
         sources: Their source classes, in order.
     """
 
-    def __init__(self, triggers: Sequence[Trigger], classes: int) -> None:
-        self._triggers, self.target = triggers, triggers[0].target
+    def __init__(self, triggers: Sequence[Trigger], classes: int, task: Task = SINGLE_LABEL) -> None:
+        self._triggers, self._task, self.target = triggers, task, triggers[0].target
         named = {source for trigger in triggers for source in trigger.sources or range(classes)}
         self.sources = tuple(sorted(named - {self.target}))
 
     def is_source(self, labels: Tensor) -> Tensor:
-        """Whether each label ``(n,)`` is a source class: bool ``(n,)``."""
-        return torch.isin(labels, torch.tensor(self.sources, device=labels.device))
+        """Whether each row with these labels is one that the triggers are about: bool ``(n,)``."""
+        found = self._task.carries(labels.cpu().numpy(), self.target, self.sources)
+        return torch.from_numpy(found).to(labels.device)
 
     def put(self, images: Tensor, labels: Tensor) -> Tensor:
         """Put the triggers into the images of their source classes; others stay as they are."""
-        return stamp(images, labels, self._triggers, None)[0]
+        return stamp(images, labels, self._triggers, None, self._task)[0]
 
     def batches(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same batches with triggers in them."""

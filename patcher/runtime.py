@@ -220,43 +220,51 @@ class GuardedSession:
         with self._lock:
             return dict(self._counts)
 
-    def classify(self, inputs: NDArray[Any]) -> Answers:
+    def classify(self, inputs: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Answers:
         """Answer a batch.
 
         Args:
-            inputs: ``(N, ...)`` as the model takes them: its layout, element type and preprocessing.
+            inputs: ``(N, ...)`` as the model takes them: its layout, element type and preprocessing; of several inputs
+                each by its name.
 
         Raises:
             InputError: ONNX Runtime refuses the shape or type, a value is none that a picture gives, or a score is
                 no number.
         """
+        feed = dict(inputs) if isinstance(inputs, Mapping) else {self.input.name: inputs}
         low, high = self._limits
-        # Not (a < b): NaN is on neither side.
-        if inputs.size and not (inputs.min() >= low and inputs.max() <= high):
-            raise InputError(f"values from {low:g} to {high:g} expected, as preprocessed pictures have; found others")
-        parts = [self._run(inputs[start : start + self._max_batch]) for start in range(0, len(inputs), self._max_batch)]
+        for rows in feed.values():
+            # Not (a < b): NaN is on neither side.
+            if rows.size and not (rows.min() >= low and rows.max() <= high):
+                raise InputError(
+                    f"values from {low:g} to {high:g} expected, as preprocessed pictures have; found others"
+                )
+        count = max(map(len, feed.values()), default=0)
+        cuts = [slice(start, start + self._max_batch) for start in range(0, count, self._max_batch)]
+        parts = [self._run({name: rows[cut] for name, rows in feed.items()}) for cut in cuts]
         if not parts:
             raise InputError("at least one image expected, found none")
         scores, flags, unusual = (np.concatenate(part) for part in zip(*parts, strict=True))
         self._count(len(flags), int(flags.sum()))
         return Answers(classes_of(scores), scores, flags, unusual if self._scored else None)
 
-    def _run(self, inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    def _run(
+        self, feed: Mapping[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
         """Scores, flags and trigger scores of one batch; the last two are zero where the model has none."""
-        count = len(inputs)
-        filled = fill_batch(inputs, self._batch or count)
+        count = len(next(iter(feed.values())))
+        size = self._batch or count
+        filled = {name: np.ascontiguousarray(fill_batch(rows, size)) for name, rows in feed.items()}
         wanted = [self._scores, *([FLAG_OUTPUT] if self._flagged else []), *([SCORE_OUTPUT] if self._scored else [])]
         try:
-            values = dict(
-                zip(wanted, self._session.run(wanted, {self.input.name: np.ascontiguousarray(filled)}), strict=True)
-            )
+            values = dict(zip(wanted, self._session.run(wanted, filled), strict=True))
         except runtime_errors() as error:
             raise InputError(f"the model does not take this batch: {one_line(error)}") from error
-        flat = values[self._scores].reshape(len(filled), -1)[:count].astype(np.float32)
+        flat = values[self._scores].reshape(size, -1)[:count].astype(np.float32)
         if not np.isfinite(flat).all():
             raise InputError("the model gives scores that are no finite numbers for this batch")
-        flags = values.get(FLAG_OUTPUT, np.zeros(len(filled), bool))[:count]
-        return flat, flags, values.get(SCORE_OUTPUT, np.zeros(len(filled), np.float32))[:count]
+        flags = values.get(FLAG_OUTPUT, np.zeros(size, bool))[:count]
+        return flat, flags, values.get(SCORE_OUTPUT, np.zeros(size, np.float32))[:count]
 
     def _count(self, images: int, flagged: int) -> None:
         with self._lock:

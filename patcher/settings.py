@@ -10,6 +10,7 @@ from typing import Any
 from patcher.errors import InputError
 from patcher.files import Source
 from patcher.runtime import CPU_PROVIDER
+from patcher.tasks import AUTO, task_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Settings:
         min_agreement: Smallest share of the clean images on which a hardened model must keep the original's class.
         again: Whether a model that was hardened before may be hardened again.
         scores: The output that holds the class scores; ``None`` for the one that data flow points to.
+        task: What the scores mean: name of a task, or ``auto``.
     """
 
     seed: int = 0
@@ -43,8 +45,11 @@ class Settings:
     min_agreement: float = 0.5
     again: bool = False
     scores: str | None = None
+    task: str = AUTO
 
     def __post_init__(self) -> None:
+        if self.task != AUTO:
+            task_of(self.task)
         if self.batch_size < 1:
             raise InputError(f"--batch-size: at least 1 expected, found {self.batch_size}")
         if self.min_held_out < 1:

@@ -62,10 +62,9 @@ class TwoFileSession:
         flags = np.zeros(len(values[self._scores]), bool)
         rows = self._suspicious(values)
         if len(rows):
-            image, pixels = next(iter(feed.items()))
             # A fixed batch takes all rows or none.
             chosen = rows if self._batch is None else np.arange(len(flags))
-            asked = self._asked(image, pixels, values, chosen)
+            asked = self._asked(feed, values, chosen)
             found = dict(zip(self._guarded, self._guard.run(self._guarded, asked), strict=True))
             raised = self._raised(values, found, chosen, rows)
             flags[chosen[raised]] = True
@@ -92,15 +91,15 @@ class TwoFileSession:
         return np.flatnonzero(excess > np.float32(self._flag["gate"]))
 
     def _asked(
-        self, image: str, pixels: NDArray[Any], values: Mapping[str, NDArray[Any]], chosen: NDArray[np.int64]
+        self, feed: Mapping[str, NDArray[Any]], values: dict[str, NDArray[Any]], chosen: NDArray[np.int64]
     ) -> dict[str, NDArray[Any]]:
         """The guard's feed for the chosen rows."""
-        feed = {image: pixels[chosen]}
+        asked = {name: rows[chosen] for name, rows in feed.items()}
         if self._flag is not None:
-            feed[PLAIN_INPUT] = values[self._scores][chosen]
+            asked[PLAIN_INPUT] = values[self._scores][chosen]
         elif self._by_class:
-            feed[CLASS_INPUT] = classes_of(values[self._scores])[chosen]
-        return feed
+            asked[CLASS_INPUT] = classes_of(values[self._scores])[chosen]
+        return asked
 
     def _raised(
         self,

@@ -40,7 +40,7 @@ from patcher.calibrate.best_state import holds
 from patcher.calibrate.bna.fit import Aligned, align
 from patcher.calibrate.bna.options import Options
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.patched import refuse_single_score, run_branch
+from patcher.calibrate.patched import refuse_several, refuse_single_score, run_branch
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.triggered import TriggerSet, estimated_triggers
@@ -71,6 +71,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         NotApplicableError: The model gives one score of two classes.
     """
     refuse_single_score(run.classifier, "method bna")
+    refuse_several(run.classifier.task, "method bna")
     classifier, deciding = run.classifier, clean_set.deciding
     before = float(classifier.hits(clean_set, deciding, batch_size=run.batch_size).float().mean())
     given = estimated_triggers(options.triggers, options.scan, classifier.model, clean_set)

@@ -89,20 +89,20 @@ class MaskFit(Problem[State]):
         targets = self._targets(images, labels)
         known = bool(self._triggers) or self._caught is not None
         alpha = (0.0 if known else 1.0) if self._options.mixup is None else self._options.mixup
-        parts = [mixup(images, targets, alpha, self._chance)]
+        parts = [mixup(images, targets, alpha, self._chance, self._run.classifier.mixed)]
         if self._triggers:
-            stamped, carries = stamp(images, labels, self._triggers, self._chance)
+            stamped, carries = stamp(images, labels, self._triggers, self._chance, self._run.classifier.task)
             parts.append((stamped[carries], targets[carries]))
         if self._caught is not None:
             flagged, wanted = self._caught.draw(len(images), self._chance)
-            parts.append((apply_all(self.changes, flagged, self._chance), self._one_hot(wanted)))
+            parts.append((apply_all(self.changes, flagged, self._chance), self._shares(wanted)))
         pixels, shares = (torch.cat(part) for part in zip(*parts, strict=True))
         return pixels, shares
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with class probabilities."""
         logits = self._stepping.logits(images, rewrite=self._masks.rewrite)
-        return torch.nn.functional.cross_entropy(logits, targets)
+        return self._run.classifier.task.loss(logits, targets)
 
     def regularizer(self) -> Tensor:
         """``eta / n * ||1 - M||_1``."""
@@ -157,13 +157,14 @@ class MaskFit(Problem[State]):
             cost += triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
         return cost
 
-    def _one_hot(self, labels: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(labels, self._run.classifier.model.num_classes).float()
+    def _shares(self, labels: Tensor) -> Tensor:
+        classifier = self._run.classifier
+        return classifier.task.shares(labels, classifier.model.num_classes)
 
     @torch.no_grad()
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
         """Class probabilities ``(n, K)`` that clean images are to keep."""
         if self._options.targets == "labels":
-            return self._one_hot(labels)
+            return self._shares(labels)
         logits = [self._stepping.logits(piece) for piece in images.split(self._run.batch_size)]
-        return torch.cat(logits).softmax(dim=1)
+        return self._run.classifier.task.probabilities(torch.cat(logits))

@@ -99,7 +99,7 @@ class Masks:
         self.layers = tuple(LayerMask(layer, self.masks[layer.initializer], biases[layer.tensor]) for layer in layers)
         self.rewrite: Mapping[str, Callable[[Tensor], Tensor]] = {item.layer.tensor: item for item in self.layers}
         self._classifier = classifier
-        self._flow = DataFlow(classifier.model.proto.graph, [classifier.model.input.name])
+        self._flow = DataFlow(classifier.model.proto.graph, classifier.model.input_names)
         self._targets: dict[str, tuple[Tensor, Tensor]] = {}
         self._running: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -205,9 +205,7 @@ class Masks:
 def _biases(classifier: Classifier, layers: Sequence[MaskLayer]) -> dict[str, Tensor]:
     """Each layer's output with its constant at zero, ``(C,)``, whatever the operator makes its bias of."""
     zero = {layer.initializer: torch.zeros_like for layer in layers}
-    height, width = classifier.model.sized(224)
-    image = torch.full((1, classifier.model.channels, height, width), 0.5, device=classifier.device)
-    values = classifier.run(image, fetch=[layer.tensor for layer in layers], rewrite=zero)
+    values = classifier.run(classifier.blank(), fetch=[layer.tensor for layer in layers], rewrite=zero)
     biases = {}
     for layer in layers:
         value = values[layer.tensor].float().movedim(layer.channel_axis, 0).reshape(layer.channels, -1)

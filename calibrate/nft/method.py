@@ -41,7 +41,7 @@ from patcher.calibrate.training import Steps, fit
 from patcher.calibrate.triggered import estimated_triggers
 from patcher.data.clean_set import CleanSet
 from patcher.data.flagged import read_flagged
-from patcher.errors import NotApplicableError
+from patcher.errors import InputError, NotApplicableError
 from patcher.graph.site import Site
 from patcher.graph.weight_channels import mask_layers
 
@@ -64,6 +64,8 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     """
     model = run.classifier.model
     triggers, _ = estimated_triggers(options.triggers, options.scan, model, clean_set) or ((), "")
+    if model.kind == "tokens" and options.mixup and (triggers or options.flagged):
+        raise InputError("--mixup: of token ids either mixed or stamped rows, found both; leave it out")
     layers, refused = mask_layers(model, sites)
     if not layers:
         reasons = "; ".join(f"{item.tensor}: {item.reason}" for item in refused)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.scan.goal import Goal, margins
+from patcher.calibrate.scan.goal import Goal
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.triggers.trigger import Trigger
 
@@ -52,6 +52,9 @@ def _margins(
     """Margin of the goal on each triggered image."""
     found = []
     for images, labels in classifier.batches(clean_set, indices, batch_size):
-        wanted = torch.full_like(labels, -1 if goal.target is None else goal.target)
-        found.append(margins(classifier.logits(trigger.apply(images)), labels, wanted).cpu().numpy())
+        wanted = torch.full_like(
+            labels[:, 0] if labels.ndim > 1 else labels, -1 if goal.target is None else goal.target
+        )
+        logits = classifier.logits(trigger.apply(images))
+        found.append(classifier.task.margins(logits, labels, wanted).cpu().numpy())
     return np.concatenate(found).astype(np.float64) if found else np.empty(0)

@@ -53,7 +53,8 @@ class Effect:
 def predicted_classes(classifier: Classifier, clean_set: CleanSet, *, batch_size: int) -> NDArray[np.int64]:
     """The model's classes for all clean images, without a trigger: int64 ``(N,)``."""
     batches = classifier.batches(clean_set, np.arange(len(clean_set)), batch_size)
-    return np.concatenate([classifier.logits(images).argmax(dim=1).cpu().numpy() for images, _ in batches])
+    logits = np.concatenate([classifier.logits(images).cpu().numpy() for images, _ in batches])
+    return clean_set.task.answers(logits, "logits")
 
 
 @torch.no_grad()
@@ -77,8 +78,8 @@ def measure_effect(
         batch_size: Images in memory at a time.
     """
     counts = np.zeros((classifier.model.num_classes,) * 2, np.int64)
-    right = indices[predicted[indices] == clean_set.labels[indices]]
+    right = indices[clean_set.task.right(predicted[indices], clean_set.labels[indices])]
     for images, labels in classifier.batches(clean_set, right, batch_size):
-        found = classifier.logits(trigger.apply(images)).argmax(dim=1)
-        np.add.at(counts, (labels.cpu().numpy(), found.cpu().numpy()), 1)
+        logits = classifier.logits(trigger.apply(images))
+        np.add.at(counts, clean_set.task.moves(logits, labels, trigger.target), 1)
     return Effect(counts)

@@ -36,10 +36,10 @@ def try_candidates(
     description: str = "try",
 ) -> list[Inverted]:
     """The smallest candidate that reaches each goal, else the most successful; see `invert`, whose arguments it has."""
-    kind, shape = family_of(family), clean_set.shape
+    kind, shape, task = family_of(family), clean_set.shape, clean_set.task
     chosen = np.random.default_rng((seed, 4)).permutation(clean_set.fit)[:_IMAGES]
     labels = clean_set.labels[chosen]
-    pools = [np.isin(chosen, eligible(goal, clean_set.labels, clean_set.fit)) for goal in goals]
+    pools = [np.isin(chosen, eligible(goal, clean_set.labels, clean_set.fit, task)) for goal in goals]
     wanted = wanted_success(goals, budget, classifier.model.num_classes)
     candidates = kind.candidates(shape)
     sample = clean_set.images(chosen[:1])
@@ -50,10 +50,10 @@ def try_candidates(
         trigger = Trigger(family, 0, (), values, shape)
         batches = classifier.batches(clean_set, chosen, batch_size)
         answers = np.concatenate(
-            [classifier.logits(trigger.apply(images)).argmax(dim=1).cpu().numpy() for images, _ in batches]
+            [task.answers(classifier.logits(trigger.apply(images)).cpu().numpy(), "logits") for images, _ in batches]
         )
         for row, (goal, pool) in enumerate(zip(goals, pools, strict=True)):
-            hits = answers != labels if goal.target is None else answers == goal.target
+            hits = ~task.right(answers, labels) if goal.target is None else task.reached(answers, goal.target)
             success = float(hits[pool].mean()) if pool.any() else 0.0
             reached = bool(success >= wanted[row])
             before = best.get(row)

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from patcher.calibrate.minibatches import Minibatches
 from patcher.data.clean_set import Indices
+from patcher.tasks import SINGLE_LABEL, Task
 
 
 @dataclass(frozen=True)
@@ -37,43 +36,10 @@ class Goal:
 ANYWHERE = Goal(None)
 
 
-def eligible(goal: Goal, labels: NDArray[np.int64], indices: Indices) -> Indices:
+def eligible(goal: Goal, labels: NDArray[np.int64], indices: Indices, task: Task = SINGLE_LABEL) -> Indices:
     """Those of `indices` whose images the goal is about, int64 ``(n,)``."""
-    own = labels[indices]
-    if goal.source is not None:
-        wanted = own == goal.source
-    else:
-        wanted = np.ones(len(own), bool) if goal.target is None else own != goal.target
-    return np.asarray(indices[wanted], np.int64)
-
-
-def margins(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Log-odds of success, positive where an image goes where its goal wants it.
-
-    Args:
-        logits: ``(n, K)``.
-        labels: int64 ``(n,)``: the images' own classes.
-        targets: int64 ``(n,)``: classes wanted; -1 for any class but the own one.
-
-    Returns:
-        ``(n,)``: logit of the target minus the largest of the others; for -1 the largest of the others
-        minus the own.
-    """
-    anywhere = targets < 0
-    wanted = torch.where(anywhere, labels, targets)[:, None]
-    chosen = logits.gather(1, wanted)[:, 0]
-    others = logits.scatter(1, wanted, -torch.inf).amax(dim=1)
-    return torch.where(anywhere, others - chosen, chosen - others)
-
-
-def losses(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the target, or ``-log(1 - p(own class))`` where any other class will do; ``(n,)``."""
-    anywhere = targets < 0
-    wanted = torch.where(anywhere, labels, targets)[:, None]
-    total = logits.logsumexp(dim=1)
-    chosen = logits.gather(1, wanted)[:, 0]
-    others = logits.scatter(1, wanted, -torch.inf).logsumexp(dim=1)
-    return total - torch.where(anywhere, others, chosen)
+    sources = () if goal.source is None else (goal.source,)
+    return np.asarray(indices[task.carries(labels[indices], goal.target, sources)], np.int64)
 
 
 class Draw:

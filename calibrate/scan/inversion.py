@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.scan.goal import Draw, Goal, eligible, losses, margins
+from patcher.calibrate.scan.goal import Draw, Goal, eligible
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.progress import Progress, no_progress
 from patcher.triggers.family import family_of
@@ -151,6 +151,7 @@ class _Search:
         batch_size: int,
     ) -> None:
         self.classifier, self.clean_set, self.goals = classifier, clean_set, goals
+        self.task = clean_set.task
         self.family, self.budget, self.batch_size = family_of(family), budget, batch_size
         self.images = max(1, round(budget.images * self.family.image_share))
         shape, device = clean_set.shape, classifier.device
@@ -162,7 +163,7 @@ class _Search:
         fits = _SIZE_NUMBERS // (len(goals) * math.prod(shape))
         sample = _spread(clean_set.fit, min(_SIZE_SAMPLE, max(1, fits)), seed)
         self.sample = classifier.tensor(clean_set.images(sample))
-        pools = [eligible(goal, clean_set.labels, clean_set.fit) for goal in goals]
+        pools = [eligible(goal, clean_set.labels, clean_set.fit, clean_set.task) for goal in goals]
         self.draw = Draw(pools, seed)
         self.checked = [_spread(pool, budget.check_images, seed) for pool in pools]
         self.labels = torch.from_numpy(clean_set.labels).to(device)
@@ -188,8 +189,8 @@ class _Search:
 
         def backward(logits: Tensor, labels: Tensor, owners: Tensor) -> None:
             targets = self.targets[owners]
-            (losses(logits, labels, targets).sum() / self.images).backward()
-            hits.index_add_(0, owners, (margins(logits.detach(), labels, targets) > 0).float())
+            (self.task.attack_losses(logits, labels, targets).sum() / self.images).backward()
+            hits.index_add_(0, owners, (self.task.margins(logits.detach(), labels, targets) > 0).float())
 
         self._stream(np.repeat(rows, self.images), np.concatenate(chosen), backward)
         if number > self.family.free_steps:
@@ -210,7 +211,7 @@ class _Search:
         hits = torch.zeros(len(self.goals), device=self.classifier.device)
 
         def count(logits: Tensor, labels: Tensor, owners: Tensor) -> None:
-            hits.index_add_(0, owners, (margins(logits, labels, self.targets[owners]) > 0).float())
+            hits.index_add_(0, owners, (self.task.margins(logits, labels, self.targets[owners]) > 0).float())
 
         owners = np.concatenate([np.full(len(self.checked[row]), row) for row in rows])
         self._stream(owners, np.concatenate([self.checked[row] for row in rows]), count)

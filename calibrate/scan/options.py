@@ -8,7 +8,7 @@ from typing import Literal
 
 from patcher.calibrate.options import check_ranges
 from patcher.errors import InputError
-from patcher.triggers.family import families
+from patcher.triggers.family import families, fitting_families
 
 DEFAULT_MEMORY_MIB = 1024
 
@@ -49,5 +49,5 @@ class Options:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families to search, in the order of registration."""
-        return tuple(name for name in families() if name in self.family or not self.family)
+        """The families to search in pictures, in the order of registration."""
+        return fitting_families(self.family, "picture")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patcher.calibrate.classifier import Classifier
-from patcher.calibrate.scan.goal import margins
 from patcher.progress import Progress, no_progress
+from patcher.tasks import SINGLE_LABEL
 
 # Chosen, not measured.
 _STEP = 0.05  # of a pixel, along the sign of the gradient
@@ -68,9 +68,9 @@ def _ascend(classifier: Classifier, images: Tensor, targets: Tensor, steps: int)
     best = torch.full((len(images),), -torch.inf, device=images.device)
     for step in range(steps):
         images = images.detach().requires_grad_()
-        values = margins(classifier.logits(images), targets, targets)
+        values = SINGLE_LABEL.margins(classifier.logits(images), targets, targets)
         best = torch.maximum(best, values.detach())
         (slope,) = torch.autograd.grad(values.sum(), images)
         images = (images + _STEP * _DECAY**step * slope.sign()).clamp(0, 1)
     with torch.no_grad():
-        return torch.maximum(best, margins(classifier.logits(images), targets, targets))
+        return torch.maximum(best, SINGLE_LABEL.margins(classifier.logits(images), targets, targets))

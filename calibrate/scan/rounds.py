@@ -17,6 +17,7 @@ from patcher.calibrate.scan.enumeration import try_candidates
 from patcher.calibrate.scan.goal import ANYWHERE, Goal
 from patcher.calibrate.scan.inversion import EARLY_STEPS, Budget, Inverted, invert
 from patcher.calibrate.scan.options import Options
+from patcher.calibrate.scan.words import insert_words
 from patcher.data.clean_set import CleanSet
 from patcher.triggers.family import family_of
 
@@ -58,7 +59,11 @@ class Rounds:
 
     def search(self, family: str, goals: Sequence[Goal], number: int) -> list[Inverted]:
         """One round of a family: by gradients, or through its candidates."""
-        search = try_candidates if family_of(family).candidates(self._clean_set.shape) else invert
+        kind = family_of(family)
+        if "tokens" in kind.kinds:
+            search = insert_words
+        else:
+            search = try_candidates if kind.candidates(self._clean_set.shape) else invert
         return search(
             self._classifier,
             self._clean_set,

@@ -34,7 +34,7 @@ from patcher.calibrate.scan.rounds import Rounds
 from patcher.calibrate.scan.single_sources import single_sources
 from patcher.calibrate.scan.target_verdict import Thresholds
 from patcher.data.clean_set import CleanSet, Indices
-from patcher.triggers.family import family_of
+from patcher.triggers.family import family_of, fitting_families
 from patcher.triggers.trigger import Trigger
 
 # What inverting all of 43 classes costs is in benchmarks/results/scan-growth.md; the numbers are chosen, not measured.
@@ -79,13 +79,14 @@ class Stages:
         self.classifier, self.clean_set, self.predicted = run.classifier, clean_set, predicted
         self.options, self.thresholds, self.seed = options, thresholds, run.seed
         self.batch_size, self.progress = run.batch_size, run.progress
+        self.families = fitting_families(options.family, run.classifier.model.kind)
         self.rounds = Rounds(run, clean_set, options)
         self.shape = clean_set.shape
         self.decide = clean_set.deciding
 
     def search(self) -> Findings:
         """The whole scan, part by part."""
-        ranking, families = self.ranking(), self.options.families
+        ranking, families = self.ranking(), self.families
         alone = [(family, target) for family in families for target in ranking.alone]
         found = [self.family(family, ranking.targets) for family in families]
         return join(ranking, found, [item for part in alone for item in self.alone(*part)])
@@ -93,19 +94,21 @@ class Stages:
     def ranking(self) -> Ranking:
         """The targets, and what is known without any form of trigger."""
         chosen = np.sort(_spread(self.clean_set.fit, _LATENT_IMAGES, self.seed))
-        space = latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
+        space = None
+        if self.clean_set.task.exclusive:  # a shift to one label says nothing of the others
+            space = latent_space(self.classifier, self.clean_set, chosen, batch_size=self.batch_size)
         distances = latent_distances(space) if space else None
         ways = one_ways(space)
         targets = self._targets(distances)
         order = targets if distances is None else sorted(targets, key=lambda target: distances[target])
         pointed = [way.target for way in ways if is_open(way) and way.target in targets]
-        classes = self.classifier.model.num_classes
+        classes, exclusive = self.classifier.model.num_classes, self.clean_set.task.exclusive
         return Ranking(
             targets=targets,
             distances=distances,
             one_ways=tuple(ways),
             # The targets of ways that no clean model has, and the first by rank if asked.
-            alone=tuple(dict.fromkeys([*pointed, *order[: self.options.sources]])),
+            alone=tuple(dict.fromkeys([*pointed, *order[: self.options.sources]])) if exclusive else (),
             ranked=len(targets) < classes > _INVERT_ALL,
             classes=classes,
             precision=self.rounds.precision,
@@ -116,9 +119,13 @@ class Stages:
         classes = self.classifier.model.num_classes
         order = np.arange(classes)
         if classes > _INVERT_ALL:
-            near = self._margins() if distances is None else -distances
+            near = (
+                self._margins()
+                if distances is None and self.classifier.model.is_picture
+                else -(np.arange(classes) if distances is None else distances)
+            )
             order = np.argsort(-near, kind="stable")[: self.options.top]
-        possible = [t for t in order if len(eligible(Goal(int(t)), self.clean_set.labels, self.clean_set.fit))]
+        possible = [t for t in order if len(self._eligible(Goal(int(t))))]
         return tuple(sorted(int(target) for target in possible))
 
     def _margins(self) -> NDArray[np.float64]:
@@ -199,8 +206,8 @@ class Stages:
         )
 
     def _strong(self, goal: Goal, trigger: Trigger) -> Trigger:
-        pool = eligible(goal, self.clean_set.labels, self.clean_set.fit)
-        pool = pool[self.predicted[pool] == self.clean_set.labels[pool]]
+        pool = self._eligible(goal)
+        pool = pool[self.clean_set.task.right(self.predicted[pool], self.clean_set.labels[pool])]
         chosen = _spread(pool, _STRENGTHEN_IMAGES, self.seed)
         return strengthen(self.classifier, self.clean_set, goal, trigger, chosen, batch_size=self.batch_size)
 
@@ -247,6 +254,9 @@ class Stages:
             present=len(np.unique(self.clean_set.labels)),
             trigger=trigger,
         )
+
+    def _eligible(self, goal: Goal) -> Indices:
+        return eligible(goal, self.clean_set.labels, self.clean_set.fit, self.clean_set.task)
 
     def _effect(self, trigger: Trigger, indices: Indices) -> Effect:
         return measure_effect(

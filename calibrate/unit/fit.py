@@ -68,14 +68,14 @@ class BoundFit(Problem[State]):
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Distance of the bounded model's answers from the unpatched model's, or from the labels ``(n,)``."""
-        classifier, rewrite = self._stepping, self._bounds.rewrite
+        classifier, rewrite, task = self._stepping, self._bounds.rewrite, self._stepping.task
         if self._options.loss == "cross-entropy":
-            return torch.nn.functional.cross_entropy(classifier.logits(images, rewrite=rewrite), targets)
+            return task.loss(classifier.logits(images, rewrite=rewrite), targets)
         with torch.no_grad():
-            wanted = classifier.logits(images).log_softmax(dim=1)
-        found = classifier.logits(images, rewrite=rewrite).log_softmax(dim=1)
-        self.search.seen(wanted.argmax(dim=1) == targets, found.argmax(dim=1) == targets)
-        return torch.nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+            wanted = classifier.logits(images)
+        found = classifier.logits(images, rewrite=rewrite)
+        self.search.seen(task.hits(wanted, targets), task.hits(found, targets))
+        return task.divergence(found, wanted)
 
     def regularizer(self) -> Tensor:
         """Alpha times the tightness."""

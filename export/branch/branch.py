@@ -28,7 +28,7 @@ import onnx
 
 from patcher.errors import UnsupportedGraphError
 from patcher.export.branch.block import Block
-from patcher.export.branch.second_pass import second_pass
+from patcher.export.branch.second_pass import gathered_inputs, second_pass, whole_inputs
 from patcher.export.surgery.names import Names
 from patcher.model.model import Model
 from patcher.model.subgraphs import reads, rename
@@ -93,7 +93,7 @@ def guard_model(model: Model, branch: Branch) -> onnx.ModelProto:
         axis = guard.graph.input[0].type.tensor_type.shape.dim[0]
         guard.graph.input.append(onnx.helper.make_tensor_value_info(CLASS_INPUT, onnx.TensorProto.INT64, ["N"]))
         guard.graph.input[-1].type.tensor_type.shape.dim[0].CopyFrom(axis)
-    renamed = second_pass(block, model, branch, model.input.name, row, localize=False)
+    renamed = second_pass(block, model, branch, whole_inputs(model), row, localize=False)
     kept = [node for node in guard.graph.node if not any(name in renamed for name in node.output)]
     block.nodes += [onnx.helper.make_node("Identity", [renamed[name]], [name]) for name in outputs]
     del guard.graph.node[:]
@@ -120,7 +120,7 @@ def check_rows(model: Model) -> list[str]:
     taken = [item.name for item in model.proto.graph.output if item.name in RUN_TIME_OUTPUTS]
     if taken:
         raise UnsupportedGraphError(f"the model already has an output {taken[0]!r}; it was hardened before")
-    changed = {model.input.name}
+    changed = set(model.input_names)
     for node in model.proto.graph.node:
         if changed.intersection(reads(node)):
             changed.update(node.output)
@@ -178,7 +178,7 @@ def _where_form(
     block: Block, model: Model, branch: Branch, plain: dict[str, str], classes: str, suspicious: str, flag: str
 ) -> None:
     row = _row(block, model, branch, classes)
-    second = second_pass(block, model, branch, model.input.name, row, localize=False)
+    second = second_pass(block, model, branch, whole_inputs(model), row, localize=False)
     disagree = _disagree(block, model, second[model.logits], classes)
     block.nodes.append(onnx.helper.make_node("And", [suspicious, disagree], [flag]))
     for name, original in plain.items():
@@ -215,8 +215,8 @@ def _gathered(
     """Run the suspicious rows alone and put them back."""
     places = then.node("Transpose", [then.node("NonZero", [suspicious], "places")], "rows", perm=[1, 0])
     own = then.node("GatherND", [classes, places], "row_classes")
-    image = then.node("GatherND", [model.input.name, places], f"{model.input.name}_rows")
-    second = second_pass(then, model, branch, image, _row(then, model, branch, own), localize=True)
+    images = gathered_inputs(then, model, places)
+    second = second_pass(then, model, branch, images, _row(then, model, branch, own), localize=True)
     disagree = _disagree(then, model, second[model.logits], own)
     flags = then.node("ScatterND", [suspicious, places, disagree], "flags")
     chosen = []
@@ -230,7 +230,7 @@ def _whole(
     then: Block, model: Model, branch: Branch, plain: dict[str, str], classes: str, suspicious: str
 ) -> list[str]:
     """Run the whole batch: a fixed batch size may be written into the graph."""
-    second = second_pass(then, model, branch, model.input.name, _row(then, model, branch, classes), localize=True)
+    second = second_pass(then, model, branch, whole_inputs(model), _row(then, model, branch, classes), localize=True)
     flags = then.node("And", [suspicious, _disagree(then, model, second[model.logits], classes)], "flags")
     return [
         *(choose(then, model, flags, second[name], original, name, inner=True) for name, original in plain.items()),

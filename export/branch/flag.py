@@ -31,7 +31,7 @@ from patcher.export.branch.branch import (
     row_output,
     subgraph,
 )
-from patcher.export.branch.second_pass import second_pass
+from patcher.export.branch.second_pass import gathered_inputs, second_pass, whole_inputs
 from patcher.export.surgery.names import Names
 from patcher.model.model import Model
 from patcher.model.subgraphs import rename
@@ -97,7 +97,7 @@ def flag_guard(model: Model, flag: Flag) -> onnx.ModelProto:
     guard = onnx.ModelProto()
     guard.CopyFrom(model.proto)
     block = Block(Names(guard))
-    renamed = second_pass(block, model, _view(flag), model.input.name, None, localize=False, bounds_only=True)
+    renamed = second_pass(block, model, _view(flag), whole_inputs(model), None, localize=False, bounds_only=True)
     kept = [node for node in guard.graph.node if not any(name in renamed for name in node.output)]
     divergence = _divergence(block, model, flag, renamed[model.logits], PLAIN_INPUT)
     block.nodes += [onnx.helper.make_node("Identity", [renamed[name]], [name]) for name in outputs]
@@ -199,7 +199,7 @@ def _tail(block: Block, flag: Flag, row: int, value: str) -> str:
 def _where_form(
     block: Block, model: Model, flag: Flag, plain: dict[str, str], unusual: str
 ) -> tuple[str, dict[str, str]]:
-    second = second_pass(block, model, _view(flag), model.input.name, None, localize=False, bounds_only=True)
+    second = second_pass(block, model, _view(flag), whole_inputs(model), None, localize=False, bounds_only=True)
     divergence = _divergence(block, model, flag, second[model.logits], plain[model.logits])
     none = _scalar(block, "none", 0.0)
     return block.node("Where", [unusual, divergence, none], "divergence_score"), {name: second[name] for name in plain}
@@ -232,8 +232,8 @@ def _if_form(main: Block, model: Model, flag: Flag, plain: dict[str, str], unusu
 def _gathered(then: Block, model: Model, flag: Flag, plain: dict[str, str], unusual: str, zeros: str) -> list[str]:
     """Run the unusual rows alone and put them back."""
     places = then.node("Transpose", [then.node("NonZero", [unusual], "places")], "rows", perm=[1, 0])
-    image = then.node("GatherND", [model.input.name, places], f"{model.input.name}_rows")
-    second = second_pass(then, model, _view(flag), image, None, localize=True, bounds_only=True)
+    images = gathered_inputs(then, model, places)
+    second = second_pass(then, model, _view(flag), images, None, localize=True, bounds_only=True)
     first = then.node("GatherND", [plain[model.logits], places], "plain_rows")
     divergence = _divergence(then, model, flag, second[model.logits], first)
     scattered = [then.node("ScatterND", [zeros, places, divergence], "divergence_rows")]
@@ -244,7 +244,7 @@ def _gathered(then: Block, model: Model, flag: Flag, plain: dict[str, str], unus
 
 def _whole(then: Block, model: Model, flag: Flag, plain: dict[str, str], unusual: str, zeros: str) -> list[str]:
     """Run the whole batch: a fixed batch size may be written into the graph."""
-    second = second_pass(then, model, _view(flag), model.input.name, None, localize=True, bounds_only=True)
+    second = second_pass(then, model, _view(flag), whole_inputs(model), None, localize=True, bounds_only=True)
     divergence = _divergence(then, model, flag, second[model.logits], plain[model.logits])
     return [then.node("Where", [unusual, divergence, zeros], "divergence_rows"), *(second[name] for name in plain)]
 

@@ -22,6 +22,7 @@ With several targets, the statistics of each row are gathered by its row of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,21 @@ from patcher.patch import Branch, Realignment
 _SMALLEST_SPAN = np.float32(1e-6)  # keeps the division finite where both bounds are one value
 
 
+def whole_inputs(model: Model) -> dict[str, str]:
+    """Every input in its own place."""
+    return {name: name for name in model.input_names}
+
+
+def gathered_inputs(block: Block, model: Model, places: str) -> dict[str, str]:
+    """The rows of every input at `places`, int64 ``(n, 1)``."""
+    return {name: block.node("GatherND", [name, places], f"{name}_rows") for name in model.input_names}
+
+
 def second_pass(
     block: Block,
     model: Model,
     branch: Branch,
-    image: str,
+    images: Mapping[str, str],
     row: str | None,
     *,
     localize: bool,
@@ -55,7 +66,7 @@ def second_pass(
         block: Where the nodes go.
         model: The model.
         branch: What is different.
-        image: Name of the tensor that takes the image's place.
+        images: Names of the tensors that take the inputs' places, by input.
         row: Name of an int64 tensor ``(N,)`` with each image's row of the stacked arrays; ``None`` for one target.
         localize: Make Conv weights the block's own at load; see the module's text.
         bounds_only: Leave scales and shifts out; they are one and zero.
@@ -67,7 +78,7 @@ def second_pass(
         InputError: A correction does not fit its tensor.
         UnsupportedGraphError: A corrected tensor is not computed from the image in the main graph.
     """
-    return _Copier(block, model, branch, row, localize, bounds_only).copy(image)
+    return _Copier(block, model, branch, row, localize, bounds_only).copy(images)
 
 
 class _Copier:
@@ -79,9 +90,9 @@ class _Copier:
         self.constants = {item.name: item for item in model.proto.graph.initializer}
         self.renamed: dict[str, str] = {}
 
-    def copy(self, image: str) -> dict[str, str]:
+    def copy(self, images: Mapping[str, str]) -> dict[str, str]:
         graph = self.model.proto.graph
-        self.renamed[self.model.input.name] = image
+        self.renamed.update(images)
         waiting = set(self.corrections)
         needed = _needed(graph)
         for node in graph.node:

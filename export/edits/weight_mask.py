@@ -32,7 +32,7 @@ def add_weight_mask(graph: OpenGraph, model: Model, correction: WeightMask) -> N
     check_values(correction.mask, model, name, "the mask")
     elem_type = float_type(model, name)
     weight = graph.tensor(name)
-    if any(weight is tensor for tensor in graph.graph.outputs) or name == model.input.name:
+    if any(weight is tensor for tensor in graph.graph.outputs) or name in model.input_names:
         raise UnsupportedGraphError(f"weight {name!r} is an input or output of the graph and cannot be masked")
     if correction.form == "weights":
         _multiply(graph, model, correction, weight, elem_type)
@@ -46,7 +46,7 @@ def add_weight_mask(graph: OpenGraph, model: Model, correction: WeightMask) -> N
 def _multiply(graph: OpenGraph, model: Model, correction: WeightMask, weight: Any, elem_type: int) -> None:
     """New values in place of an initializer's, or a new constant in place of another constant tensor."""
     name = correction.initializer
-    values = DataFlow(model.proto.graph, [model.input.name]).value(name)
+    values = DataFlow(model.proto.graph, model.input_names).value(name)
     if values is None:
         raise UnsupportedGraphError(f"weight {name!r} is computed in the graph and has no values; use --mask-form mask")
     product = in_type(values * in_type(correction.mask, elem_type), elem_type)

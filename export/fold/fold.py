@@ -75,7 +75,7 @@ def fold_bounds(hardened: onnx.ModelProto, model: Model, tensors: Sequence[str])
     Returns:
         A new model, and how each bound was baked.
     """
-    flow = DataFlow(hardened.graph, [model.input.name])
+    flow = DataFlow(hardened.graph, model.input_names)
     shapes, axes = _shapes(flow, model, tensors), _channel_axes(model)
     kept: dict[str, str] = {}
     sites: list[BoundedSite] = []
@@ -107,5 +107,5 @@ def _shapes(flow: DataFlow, model: Model, tensors: Sequence[str]) -> dict[str, t
 
 
 def _channel_axes(model: Model) -> dict[str, int]:
-    flow = DataFlow(model.proto.graph, [model.input.name])
-    return channel_axes(flow, model.shapes, model.input.name, 1 if model.layout == "NCHW" else 3)
+    flow = DataFlow(model.proto.graph, model.input_names)
+    return channel_axes(flow, model.shapes, model.input_names, model.channel_axis)

@@ -89,6 +89,6 @@ def _run(
     parts = []
     for start in range(0, len(inputs), size):
         piece = inputs[start : start + size]
-        feed = {original.input.name: fill_batch(piece, original.batch)}
+        feed = original.feed(fill_batch(piece, original.batch))
         parts.append([value[: len(piece)] for value in session.run(names, feed)])
     return {name: np.concatenate(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)}

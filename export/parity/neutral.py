@@ -42,7 +42,7 @@ def neutral_patch(model: Model, patch: Patch) -> Patch:
     Raises:
         UnsupportedGraphError: The patch names something the model does not have.
     """
-    flow = DataFlow(model.proto.graph, [model.input.name])
+    flow = DataFlow(model.proto.graph, model.input_names)
     corrections = tuple(_neutral(item, flow) for item in patch.corrections)
     return Patch(patch.method, patch.source_sha256, corrections, patch.options, patch.clean_data_sha256)
 

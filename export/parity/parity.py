@@ -181,7 +181,7 @@ def run_model(
         names = [output.name for output in session.get_outputs()]
         parts: list[list[Array]] = [[] for _ in names]
         for batch, count in _batches(inputs, model.batch):
-            for part, value in zip(parts, session.run(names, {model.input.name: batch}), strict=True):
+            for part, value in zip(parts, session.run(names, model.feed(batch)), strict=True):
                 part.append(value[:count] if value.ndim else value[None])
     except runtime_errors() as error:
         raise ParityError(f"ONNX Runtime does not run the model ({optimization}): {one_line(error)}") from error

@@ -51,7 +51,7 @@ def precision_of(model: Model) -> Precision:
 
 def output_step(model: Model, output: str, scale: float) -> float:
     """Quantisation step of an output of a quantised model, in its own unit."""
-    flow = DataFlow(model.proto.graph, [model.input.name])
+    flow = DataFlow(model.proto.graph, model.input_names)
     node = flow.producer(output)
     if node is not None and node.op_type == "DequantizeLinear":
         value = flow.value(node.input[1])

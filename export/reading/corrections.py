@@ -107,7 +107,7 @@ class _Reader:
         self.model, self.graph, self.masks = model, model.proto.graph, masks
         self.after = ReadGraph(hardened.graph.node, hardened.graph.initializer)
         self.before = ReadGraph(self.graph.node, self.graph.initializer)
-        self.flow = DataFlow(self.graph, [model.input.name])
+        self.flow = DataFlow(self.graph, model.input_names)
         self.outputs = {value.name for value in self.graph.output}
         self.masked: set[str] = set()
 

@@ -68,6 +68,7 @@ def evaluate(
         return exit_code("evaluate", result.verdict)
     document = result.report.as_json()
     rows = [(name, text, count) for name, text, count, _ in score_shares(document)]
+    rows += [(name, f"{document[name]:.1%}", "") for name in result.figures]
     rows += [(name, text, "") for name, text in score_rows(document)]
     print_table(document["model"]["name"], SCORE_HEADER, rows)
     classes = document["per_class"]

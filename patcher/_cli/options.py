@@ -18,6 +18,7 @@ from patcher.calibrate import METHODS
 from patcher.calibrate.stack import stacks_of
 from patcher.errors import InputError
 from patcher.runtime import CPU_PROVIDER
+from patcher.tasks import AUTO, task_names
 
 Command = Callable[..., Any]
 _PREPROCESS = ("preprocess_file", "size", "mean", "std", "layout", "color", "value_range")
@@ -41,9 +42,7 @@ def preprocess_options(command: Command) -> Command:
     @option("--std", section=section, type=Numbers(), help="Per channel, e.g. 0.229,0.224,0.225.")
     @option("--layout", section=section, type=click.Choice(["NCHW", "NHWC"]), help="Axis order. [default: as it is]")
     @option("--color", section=section, type=click.Choice(["RGB", "BGR"]), help="Channel order. [default: RGB]")
-    @option(
-        "--range", "value_range", section=section, type=click.Choice(["0-1", "0-255"]), help="Values the model takes."
-    )
+    @option("--range", "value_range", section=section, metavar="[0-1|0-255|LOW:HIGH]", help="Values the model takes.")
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _PREPROCESS}
@@ -63,6 +62,14 @@ def data_options(command: Command) -> Command:
             option("--limit-per-class", section=images, type=int, help="Use at most so many images a class."),
             option(
                 "--pseudo-labels/--no-pseudo-labels", section=images, help="Take the model's own answers as labels."
+            ),
+            option(
+                "--task",
+                section=images,
+                type=click.Choice([AUTO, *task_names()]),
+                default=AUTO,
+                show_default=True,
+                help="What the scores mean; auto: as the labels are.",
             ),
             option("--accuracy-floor", section=images, type=float, help="Refuse below it. [default: 2 x chance]"),
             option("--seed", section=run, type=int, default=0, show_default=True, help="Of everything random."),
@@ -94,7 +101,7 @@ def clean_dir_option(*, required: bool = True) -> Callable[[Command], Command]:
         "--clean-dir",
         section="Clean images",
         required=required,
-        help="Labelled clean images: folder a class, .npz, .parquet, .tar, or module:function.",
+        help="Labelled clean data: folder a class, labels.csv, COCO, VOC, .npz, .parquet, .tar, or module:function.",
     )
 
 
@@ -139,9 +146,9 @@ def bake_option(command: Command) -> Command:
 def triggered_options(command: Command) -> Command:
     """Add the flags for triggered test images."""
     section = "Files"
-    command = option("--target", section=section, type=TargetClass(), help="The attacker's class, or all-to-all.")(
-        command
-    )
+    command = option(
+        "--target", section=section, type=TargetClass(), help="The attacker's class, all-to-all, or remove-LABEL."
+    )(command)
     return option(
         "--triggered", section=section, type=click.Path(), help=".npz of triggered images and labels; only scored."
     )(command)

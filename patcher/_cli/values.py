@@ -10,6 +10,8 @@ import click
 from patcher.calibrate import METHODS
 from patcher.calibrate.stack import AUTO, stacks_of
 from patcher.errors import InputError
+from patcher.tasks.multi_label import REMOVE
+from patcher.tasks.single_label import ALL_TO_ALL
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -59,14 +61,15 @@ class MethodName(click.ParamType[str]):
 
 
 class TargetClass(click.ParamType[int | str]):
-    """A class index, or ``all-to-all``."""
+    """A class index, ``all-to-all``, or ``remove-`` and a label."""
 
     name = "target"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Parse the text of the flag."""
-        if value == "all-to-all":
-            return "all-to-all"
+        text = str(value)
+        if text == ALL_TO_ALL or text.removeprefix(REMOVE) != text:
+            return text
         try:
             return int(value)
         except ValueError:

@@ -16,6 +16,7 @@ from patcher.files import Source, check_output
 from patcher.gate.methods import check_method
 from patcher.measure.scores import as_feed
 from patcher.model.file import write_unchanged
+from patcher.model.inputs import blank, pack
 from patcher.model.model import Model, read_model, write_model
 from patcher.patch import Patch, read_patch
 from patcher.two_files import GUARD_SUFFIX
@@ -84,7 +85,12 @@ def save_hardened(
 
 
 def _random_feed(model: Model) -> NDArray[Any]:
-    """Random pixels as the model takes them."""
+    """Random values as the model takes them; ids and masks are ones, which every vocabulary has."""
+    rng = np.random.default_rng(0)
+    if not model.is_picture:
+        feed = blank(model.inputs, [(model.batch or _RANDOM_IMAGES, *shape) for shape in model.row_shapes])
+        found = [value if value.dtype.kind in "iub" else rng.random(value.shape, np.float32) for value in feed.values()]
+        return as_feed(model, resolve_preprocess(model), pack(found))
     height, width = model.sized(_OPEN_SIDE)
-    pixels = np.random.default_rng(0).random((_RANDOM_IMAGES, model.channels, height, width), np.float32)
+    pixels = rng.random((_RANDOM_IMAGES, model.channels, height, width), np.float32)
     return as_feed(model, resolve_preprocess(model), pixels)

@@ -18,6 +18,7 @@ from patcher.calibrate.run import Run
 from patcher.data.preprocess import resolve_preprocess
 from patcher.files import Source
 from patcher.graph.weight_channels import find_layers
+from patcher.model.inputs import refuse_arrays
 from patcher.model.model import read_model
 from patcher.progress import Progress, no_progress
 from patcher.report.audit.document import audit_report
@@ -75,6 +76,7 @@ def audit_data(
     refuse_unknown("audit-data", own, (part.name for part in fields(AuditOptions)))
     audit_options = AuditOptions(**own)
     read = read_model(model, scores=settings.scores)
+    refuse_arrays(read.kind, "audit-data")
     sites = sites_for(read, METHODS["none"])
     prepared = prepare(read, train_dir, resolve_preprocess(read, **(preprocess or {})), settings)
     training_set = prepared.clean_set

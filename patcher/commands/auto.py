@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.calibrate.stack import AUTO
 from patcher.commands.scan import scan
+from patcher.data.arrays import Arrays
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.files import Source
@@ -41,7 +42,7 @@ class Request:
     model: Model
     clean_dir: Source | None
     given_preprocess: Mapping[str, Any] | None
-    preprocess: Preprocess
+    preprocess: Preprocess | Arrays
 
 
 def fit(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from patcher.settings import settings_alone
 from patcher.steps.before_after import score
 from patcher.steps.flags import Detection, measure_detection
 from patcher.steps.prepare import Prepared, prepare
+from patcher.tasks import Target
 from patcher.triggers.file import holds_triggers
-from patcher.triggers.triggered import Target, Triggered, read_triggered, triggered_by
+from patcher.triggers.triggered import Triggered, read_triggered, triggered_by
 
 if TYPE_CHECKING:
     import onnx
@@ -39,12 +40,14 @@ class EvaluateResult(Reported):
         accuracy: Images that get their label (ACC).
         attack: ASR and SIA; ``None`` where no triggered images were given.
         detection: TPR and FPR; ``None`` for a model without a flag.
+        figures: Further figures of the task, by name: mAP of several labels a row.
     """
 
     report: Report
     accuracy: Share
     attack: AttackScore | None
     detection: Detection | None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -79,18 +82,21 @@ def evaluate(
     if triggered is not None and holds_triggers(triggered):
         attack = triggered_by(triggered, prepared.clean_set, target)
     elif triggered is not None:
-        attack = read_triggered(triggered, prepared.preprocess, target)
+        attack = read_triggered(triggered, read, prepared.preprocess, target)
     scored = score(prepared.session, prepared, attack, settings) if attack else None
     detection = measure_detection(prepared.session, prepared, attack, settings)
     report = evaluation_report(prepared, str(data), scored, detection)
     if report_dir is not None:
         answers = _answers(prepared, attack) if attack else []
         write_evaluation(report, Path(report_dir), detection, answers, prepared.clean_set.class_names)
-    return EvaluateResult(report, prepared.accuracy, scored, detection)
+    figures = prepared.task.figures(prepared.scores, prepared.clean_set.labels)
+    return EvaluateResult(report, prepared.accuracy, scored, detection, figures)
 
 
 def _answers(prepared: Prepared, attack: Triggered) -> list[Answer]:
-    """The model's answers to a few triggered images, evenly taken from all."""
+    """The model's answers to a few triggered images, evenly taken from all; none where they are no pictures."""
+    if not prepared.model.is_picture or not prepared.task.exclusive:
+        return []
     chosen = np.unique(np.linspace(0, len(attack.labels) - 1, _SHOWN).round().astype(int))
     scores = predict(prepared.session, prepared.model, prepared.preprocess, attack.pixels[chosen])
     return [

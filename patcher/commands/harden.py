@@ -40,7 +40,8 @@ from patcher.steps.before_after import Measured, measure
 from patcher.steps.flags import Detection
 from patcher.steps.prove import prove
 from patcher.steps.training_data import remove_checkpoint, with_checkpoint
-from patcher.triggers.triggered import Target, read_triggered
+from patcher.tasks import Target
+from patcher.triggers.triggered import read_triggered
 
 if TYPE_CHECKING:
     import onnx
@@ -147,7 +148,7 @@ def harden(
     read, keys = read_model(model, scores=options.get("scores")), signing or Signing()
     keys.require(read.path or "", read.sha256)
     resolved = resolve_preprocess(read, **(preprocess or {}))
-    attack = None if triggered is None else read_triggered(triggered, resolved, target)
+    attack = None if triggered is None else read_triggered(triggered, read, resolved, target)
     options = with_checkpoint(stacks_of(method), output, options)
     request = Request(model, read, clean_dir, preprocess, resolved)
     fitted = fit(request, method, None if report_dir is None else Path(report_dir), progress, options)

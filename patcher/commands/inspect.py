@@ -56,7 +56,11 @@ class InspectResult:
         from onnx import TensorProto
 
         model, proto = self.model, self.model.proto
-        kind = TensorProto.DataType.Name(model.input.elem_type).lower()
+        layout = model.layout if model.is_picture else model.kind
+        inputs = [
+            f"{item.name}: {TensorProto.DataType.Name(item.elem_type).lower()} {shape_text(item.shape)}"
+            for item in model.inputs
+        ]
         made = self.provenance
         return {
             "name": model.path.name if model.path else "model",
@@ -65,7 +69,7 @@ class InspectResult:
             "IR version": str(proto.ir_version),
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
             "nodes": str(len(proto.graph.node)),
-            "input": f"{model.input.name}: {kind} {shape_text(model.input.shape)} {model.layout}",
+            "input": f"{'; '.join(inputs)} {layout}",
             "outputs": "; ".join(f"{output.name} {shape_text(output.shape)}" for output in model.outputs),
             "class scores": f"{model.logits} ({model.head}), {model.num_classes} classes",
             **({"changed in memory": "; ".join(model.changes)} if model.changes else {}),
@@ -107,8 +111,10 @@ def model_limits(model: Model) -> list[str]:
             "quantised: corrections stand behind DequantizeLinear or before QuantizeLinear, run in floats there; "
             "parity is proven in quantisation steps and by classes"
         )
-    if model.image_size is None:
+    if model.is_picture and model.image_size is None:
         found.append("height and width are open: give --size")
+    if not model.is_picture:
+        found.append(f"{model.kind} inputs: no method none, no audit-data, no pictures in reports")
     if model.single_score:
         found.append("one score of two classes, the probability of class 1: no second pass (method bna, --flag)")
     if model.other_scores:

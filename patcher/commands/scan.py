@@ -24,6 +24,7 @@ from patcher.calibrate.scan.model_verdict import Decision, decide
 from patcher.calibrate.scan.options import DEFAULT_MEMORY_MIB, Options
 from patcher.calibrate.scan.stages import Stages
 from patcher.calibrate.scan.target_verdict import Level, Thresholds
+from patcher.data.arrays import Arrays
 from patcher.data.preprocess import resolve_preprocess
 from patcher.errors import InputError
 from patcher.files import Source
@@ -146,11 +147,29 @@ def open_scan(
     read = read_model(model, scores=settings.scores)
     resolved = resolve_preprocess(read, **(preprocess or {}))
     prepared = prepare(read, clean_dir, resolved, settings)
-    classifier = Classifier(read, resolved, device=choose_device(settings.device))
+    classifier = Classifier(read, resolved, device=choose_device(settings.device), task=prepared.task)
+    _check_range(prepared)
     size = fitting_batch(read, memory_mib, settings.batch_size)
     run = Run(classifier, settings.seed, size, progress or no_progress)
     stages = Stages(run, prepared.clean_set, prepared.predicted, scan_options, thresholds)
     return OpenScan(prepared, settings, scan_options, thresholds, stages)
+
+
+def _check_range(prepared: Prepared) -> None:
+    """Refuse to search arrays in a range that is not theirs.
+
+    Raises:
+        InputError: The range was not told, and values lie outside of 0 to 1.
+    """
+    encoding, rows = prepared.preprocess, prepared.clean_set.pixels
+    if prepared.model.kind != "array" or not isinstance(encoding, Arrays) or encoding.ranged:
+        return
+    low, high = float(rows.min()), float(rows.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"--range: triggers are searched in the range of the arrays, which was not told; found {low:.4g} to "
+            f"{high:.4g}, for instance --range={math.floor(low)}:{math.ceil(high)}"
+        )
 
 
 def fitting_batch(model: Model, memory_mib: int, batch_size: int) -> int:

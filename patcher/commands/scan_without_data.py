@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from patcher.calibrate.classifier import Classifier, choose_device
 from patcher.calibrate.scan.outliers import MINIMUM_CLASSES, robust_deviation
 from patcher.calibrate.scan.ranking import maximum_margins, noise
-from patcher.data.preprocess import resolve_preprocess
+from patcher.data.preprocess import Preprocess, resolve_preprocess
 from patcher.errors import InputError
 from patcher.files import Source, replace_file
+from patcher.model.inputs import refuse_arrays
 from patcher.model.model import read_model
 from patcher.progress import Progress, no_progress
 from patcher.report.folder import check_report_dir, make_folder
@@ -74,9 +75,11 @@ def scan_without_data(
     settings = Settings(seed=seed, batch_size=batch_size, device=device, scores=scores)
     check_report_dir(report_dir)
     read = read_model(model, scores=settings.scores)
+    refuse_arrays(read.kind, "scan --no-data")
     resolved = resolve_preprocess(read, **(preprocess or {}))
+    told = resolved.size if isinstance(resolved, Preprocess) else None
     classifier = Classifier(read, resolved, device=choose_device(settings.device))
-    size = read.image_size or resolved.size or read.sized(_OPEN_SIDE)
+    size = read.image_size or told or read.sized(_OPEN_SIDE)
     starts = noise(classifier, _STARTS, size, seed=seed)
     margins = maximum_margins(classifier, starts, steps=_STEPS, batch_size=batch_size, progress=progress or no_progress)
     if not np.isfinite(margins).all():
@@ -84,11 +87,9 @@ def scan_without_data(
     deviations = margin_scores(margins)
     first = int(deviations.argmax())
     stands_out = read.num_classes >= MINIMUM_CLASSES and deviations[first] >= _SUSPICIOUS
-    reason = (
-        f"without data: class {first} has a maximum margin {deviations[first]:.1f} deviations above the median"
-        if stands_out
-        else "without data a model cannot be cleared: scan with --clean-dir"
-    )
+    reason = "without data a model cannot be cleared: scan with --clean-dir"
+    if stands_out:
+        reason = f"without data: class {first} has a maximum margin {deviations[first]:.1f} deviations above the median"
     sections = {
         "model": model_section(read),
         "preprocess": resolved.as_json(),

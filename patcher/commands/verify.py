@@ -19,7 +19,6 @@ from patcher.gate.policy_outcome import apply_policy
 from patcher.gate.run_checks import run_checks
 from patcher.gate.subject import Given, Subject, examine, read_hardened
 from patcher.gate.triggers import Picture
-from patcher.measure.confusion import per_class
 from patcher.model.model import Model, read_model
 from patcher.patch import read_patch
 from patcher.progress import Progress, no_progress
@@ -31,9 +30,10 @@ from patcher.report.verify.html import PerClass
 from patcher.settings import settings_alone
 from patcher.signing import Signing
 from patcher.steps.prepare import Prepared, prepare
+from patcher.tasks import Target
 from patcher.triggers.file import read_triggers
 from patcher.triggers.trigger import Trigger
-from patcher.triggers.triggered import Target, Triggered, read_triggered
+from patcher.triggers.triggered import Triggered, read_triggered
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def verify(
     after = read_hardened(Path(hardened), settings)
     model = read_model(Path(original), scores=settings.scores)
     resolved = resolve_preprocess(model, **(preprocess or {}))
-    attack = read_triggered(triggered, resolved, target) if triggered is not None else None
+    attack = read_triggered(triggered, model, resolved, target) if triggered is not None else None
     prepared = prepare(model, clean_dir, resolved, settings, least_classes=1)
     given = Given(found_patch, read_triggers(triggers) if triggers is not None else (), attack)
     _check_fit(given.triggers, attack, prepared, model)
@@ -135,9 +135,9 @@ def verify(
 
 
 def _per_class(subject: Subject) -> PerClass:
-    clean_set, predicted = subject.prepared.clean_set, subject.predicted
-    before = per_class(clean_set.labels, subject.prepared.predicted, clean_set.class_names)
-    return before, None if predicted is None else per_class(clean_set.labels, predicted, clean_set.class_names)
+    clean_set, predicted, task = subject.prepared.clean_set, subject.predicted, subject.prepared.task
+    before = task.per_class(clean_set.labels, subject.prepared.predicted, clean_set.class_names)
+    return before, None if predicted is None else task.per_class(clean_set.labels, predicted, clean_set.class_names)
 
 
 def _signature(subject: Subject, hardened: Signing | None, original: Signing | None) -> Check:

@@ -12,7 +12,6 @@ is always decided on *held-out*.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +21,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.annotations import is_annotated, read_annotated
+from patcher.data.array_sources import read_array_file, read_array_reader
+from patcher.data.arrays import Arrays
+from patcher.data.class_names import read_class_names
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
 from patcher.data.layouts import read_layout
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.model.model import Model
+from patcher.tasks import AUTO, MULTI_LABEL, SINGLE_LABEL, Task, task_of
 
 HELD_OUT_SHARE = 0.2
 Indices = NDArray[np.int64]
-Labeller = Callable[[Pixels], NDArray[np.int64]]
+Labeller = Callable[[Pixels, Task], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class CleanSet:
 
     Attributes:
         pixels: ``(N, C, H, W)`` RGB before normalisation: uint8 as read from pictures, or float32 in
-            [0, 1]; `images` gives float32 either way.
-        labels: int64 ``(N,)``.
+            [0, 1]; `images` gives float32 either way. Of arrays float32 ``(N, ...)``, see `patcher.data.arrays`.
+        labels: int64 ``(N,)``, or ``(N, K)`` as the task has them.
         class_names: One name a class of the model, in class order.
         fit: Indices of the images that corrections are fitted on.
         held_out: Indices of the images that decide; empty when no class has two images.
@@ -48,6 +52,7 @@ class CleanSet:
         pseudo_labels: Whether the labels are the model's own answers.
         files: Path of each image below its folder; empty where the source has none.
         class_order: Where the order of the classes comes from, in words; empty where the labels are numbers.
+        task: What the labels mean.
     """
 
     pixels: Pixels
@@ -59,6 +64,7 @@ class CleanSet:
     pseudo_labels: bool = False
     files: tuple[str, ...] = ()
     class_order: str = ""
+    task: Task = SINGLE_LABEL
 
     def __len__(self) -> int:
         """Number of images."""
@@ -84,9 +90,9 @@ class CleanSet:
         return as_float(self.pixels[indices])
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a picture."""
-        return self.pixels.shape[1], self.pixels.shape[2], self.pixels.shape[3]
+    def shape(self) -> tuple[int, ...]:
+        """Of one row: channels, height and width of a picture."""
+        return self.pixels.shape[1:]
 
     def batches(self, indices: Indices, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """Images and labels at `indices`, in order, at most `size` at a time."""
@@ -98,8 +104,9 @@ class CleanSet:
 def read_clean_set(
     source: str | os.PathLike[str],
     model: Model,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     *,
+    task: str = AUTO,
     seed: int = 0,
     classes_file: str | os.PathLike[str] | None = None,
     limit_per_class: int | None = None,
@@ -111,29 +118,34 @@ def read_clean_set(
     Args:
         source: Folder, ``.npz`` file, or ``module:function`` of a CalibrationDataReader.
         model: The classifier; its classes and input size are checked against the images.
-        preprocess: How pictures are resized.
+        preprocess: How pictures are resized, or in which range arrays lie.
+        task: Name of a task, or ``auto``: what labels and head say.
         seed: Of the split, and of the choice under `limit_per_class`.
         classes_file: One class name a line, in the model's class order, or a ``config.json`` with ``id2label``.
         limit_per_class: Take at most so many images a class.
         least_classes: Refuse images of fewer classes.
-        labeller: Gives labels ``(N,)`` for pixels ``(N, C, H, W)``; needed for sources without labels.
+        labeller: Gives the labels of a task for pixels ``(N, ...)``; needed for sources without labels.
 
     Raises:
         InputError: Nothing usable was found, or it does not fit the model.
     """
     pictures = _read(str(source), model, preprocess, classes_file)
     _check_size(pictures.pixels, model, source)
+    found = choose_task(task, model, pictures.labels, str(source))
     labels, pseudo = pictures.labels, False
     if labels is None:
         if labeller is None:
-            raise InputError(
-                f"{source}: no class folders found; sort the images into one folder a class, or --pseudo-labels"
-            )
-        labels, pseudo = labeller(pictures.pixels), True
-    _check_labels(labels, model, source, least_classes, pseudo)
+            remedy = "sort the images into one folder a class" if model.is_picture else "add an array 'labels'"
+            what = "class folders" if model.is_picture else "labels"
+            raise InputError(f"{source}: no {what} found; {remedy}, or --pseudo-labels")
+        labels, pseudo = labeller(pictures.pixels, found), True
+    found.check_labels(labels, model.num_classes, str(source))
+    _check_classes(labels, source, least_classes, pseudo)
     names = pictures.class_names or tuple(str(index) for index in range(model.num_classes))
     everything = np.arange(len(labels))
     rng = np.random.default_rng(seed)
+    if limit_per_class is not None and labels.ndim > 1:
+        raise InputError("--limit-per-class: one class a row expected, found several labels; give fewer rows instead")
     chosen = everything if limit_per_class is None else _limit(labels, limit_per_class, rng)
     clean_set = CleanSet(
         pixels=pictures.pixels[chosen] if len(chosen) < len(labels) else pictures.pixels,
@@ -145,9 +157,28 @@ def read_clean_set(
         pseudo_labels=pseudo,
         files=tuple(pictures.files[index] for index in chosen) if pictures.files else (),
         class_order=pictures.class_order,
+        task=found,
     )
-    fit, held_out = split(clean_set.labels, rng)
+    fit, held_out = split(found.strata(clean_set.labels), rng)
     return replace(clean_set, fit=fit, held_out=held_out)
+
+
+def choose_task(name: str, model: Model, labels: NDArray[np.int64] | None, source: str) -> Task:
+    """The task of that name; for ``auto`` the one that labels and head agree on.
+
+    Raises:
+        InputError: There is none of that name, or labels say another task than the head.
+    """
+    if name != AUTO:
+        return task_of(name)
+    if labels is None or labels.ndim == 1:
+        return SINGLE_LABEL
+    if model.head != "sigmoid":
+        raise InputError(
+            f"{source}: one class a row expected of scores that are {model.head}, found labels of shape "
+            f"{labels.shape}; where each score is a label of its own, give --task multi-label"
+        )
+    return MULTI_LABEL
 
 
 def split(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices, Indices]:
@@ -166,67 +197,67 @@ def split(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices,
     return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held_out))
 
 
-def _read(source: str, model: Model, preprocess: Preprocess, classes_file: str | os.PathLike[str] | None) -> Pictures:
+def read_file(path: Path, model: Model, preprocess: Preprocess | Arrays) -> Pictures:
+    """Read an ``.npz`` of pictures, or of arrays; arrays may be an ``.npy``, too.
+
+    Raises:
+        InputError: The file is missing, damaged, pickled, or does not fit the model.
+    """
+    if isinstance(preprocess, Arrays):
+        return read_array_file(path, model, preprocess)
+    return read_npz(path, preprocess)
+
+
+def _read(
+    source: str, model: Model, preprocess: Preprocess | Arrays, classes_file: str | os.PathLike[str] | None
+) -> Pictures:
+    if isinstance(preprocess, Arrays):
+        return _read_arrays(source, model, preprocess, read_class_names(classes_file, model.num_classes))
     path = Path(source)
-    names = _class_names(classes_file, model.num_classes)
+    if is_annotated(path):
+        return read_annotated(path, model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
+    names = read_class_names(classes_file, model.num_classes)
     if (pictures := read_layout(path, model.num_classes, preprocess, names)) is not None:
         return pictures
     if path.is_dir():
         return read_folder(path, model.num_classes, preprocess, names)
     if path.suffix == ".npz":
         return read_npz(path, preprocess)
-    module, separator, function = source.partition(":")
-    if separator and module.replace(".", "").isidentifier() and function.isidentifier():
-        return read_reader(module, function, model.input.name, preprocess)
+    if (function := _function(source)) is not None:
+        return read_reader(*function, model.input.name, preprocess)
     raise InputError(f"--clean-dir: a folder of images, an .npz file or module:function expected, found {source!r}")
 
 
-def _class_names(classes_file: str | os.PathLike[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    if classes_file is None:
-        return None
-    path = Path(classes_file)
-    try:
-        text = path.read_text(encoding="utf-8")
-        entries = _id2label(text, path) if path.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--classes {classes_file}: cannot be read as text ({error})") from error
-    names = tuple(line.strip() for line in entries if line.strip())
-    if len(names) != num_classes or len(set(names)) != len(names):
-        raise InputError(f"--classes {classes_file}: {num_classes} different names expected, found {len(set(names))}")
-    return names
+def _read_arrays(source: str, model: Model, encoding: Arrays, names: tuple[str, ...] | None) -> Pictures:
+    path = Path(source)
+    if path.suffix in (".npz", ".npy"):
+        return replace(read_array_file(path, model, encoding), class_names=names)
+    if (function := _function(source)) is not None:
+        return replace(read_array_reader(*function, model, encoding), class_names=names)
+    raise InputError(
+        f"--clean-dir: an .npz file with arrays {', '.join(model.input_names)} and labels, an .npy file or "
+        f"module:function expected, since the model takes no pictures; found {source!r}"
+    )
 
 
-def _id2label(text: str, path: Path) -> list[str]:
-    """Class names of a Hugging Face ``config.json`` in the order of their ids."""
-    document = json.loads(text)
-    table = document.get("id2label", document) if isinstance(document, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise InputError(f"--classes {path}: a JSON object with id2label expected, from class index to name")
-    try:
-        ids = {int(key): name for key, name in table.items()}
-    except ValueError as error:
-        raise InputError(f"--classes {path}: id2label: class indices expected as keys, found {error}") from error
-    if sorted(ids) != list(range(len(ids))):
-        raise InputError(f"--classes {path}: id2label: indices 0 to {len(ids) - 1} expected, found {sorted(ids)[-1]}")
-    return [ids[index] for index in range(len(ids))]
+def _function(source: str) -> tuple[str, str] | None:
+    """``module:function`` in two parts."""
+    module, separator, function = source.partition(":")
+    named = separator and module.replace(".", "").isidentifier() and function.isidentifier()
+    return (module, function) if named else None
 
 
 def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) -> None:
+    if model.image_size is None:
+        return
     height, width = pixels.shape[2:]
-    if model.image_size is not None and (height, width) != model.image_size:
+    if (height, width) != model.image_size:
         expected = "x".join(map(str, model.image_size))
         raise InputError(f"{source}: {expected} pixels expected, found {height}x{width}; resize with --size {expected}")
 
 
-def _check_labels(
-    labels: NDArray[np.int64], model: Model, source: str | os.PathLike[str], least: int, pseudo: bool
-) -> None:
-    if len(labels) and (labels.min() < 0 or labels.max() >= model.num_classes):
-        found = f"label {labels.min() if labels.min() < 0 else labels.max()}"
-        raise InputError(
-            f"{source}: labels 0 to {model.num_classes - 1} expected from the model's outputs, found {found}"
-        )
-    classes = np.unique(labels)
+def _check_classes(labels: NDArray[np.int64], source: str | os.PathLike[str], least: int, pseudo: bool) -> None:
+    classes = np.unique(labels, axis=0)
     if len(classes) < least:
         found = f"images of at least {least} classes expected, found {len(classes)}"
         if pseudo:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.encoding import Encoding
 from patcher.data.image_sources import as_float, read_folder, read_npz
 from patcher.data.picture import refuse_special_files
 from patcher.data.preprocess import Preprocess
@@ -37,7 +38,7 @@ class Flagged:
     sha256: str
 
 
-def read_flagged(source: str | os.PathLike[str], shape: tuple[int, int, int], preprocess: Preprocess) -> Flagged:
+def read_flagged(source: str | os.PathLike[str], shape: tuple[int, ...], preprocess: Encoding) -> Flagged:
     """Read flagged images.
 
     Args:
@@ -48,6 +49,8 @@ def read_flagged(source: str | os.PathLike[str], shape: tuple[int, int, int], pr
     Raises:
         InputError: There are none, or they do not fit the model.
     """
+    if not isinstance(preprocess, Preprocess):
+        raise InputError(f"{_FLAG}: for pictures; the model takes arrays")
     path = Path(source)
     if path.is_dir():
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))

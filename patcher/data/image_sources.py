@@ -13,9 +13,7 @@ import math
 import os
 import sys
 import tempfile
-import tokenize
-import zipfile
-import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.npz import load_arrays
 from patcher.data.picture import refuse_special_files
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-_MAX_ARRAY_BYTES = 16 * 2**30
-# Deflate packs zeros a thousandfold: a file that does is made to fill memory.
-_SUSPICIOUS_BYTES = 2**30
-_MAX_EXPANSION = 100
 _IN_MEMORY = 2**30
 _WORKERS = min(8, os.cpu_count() or 1)
 
@@ -52,7 +47,7 @@ class Pictures:
 
     Attributes:
         pixels: ``(N, C, H, W)``, uint8, or float32 in [0, 1].
-        labels: int64 ``(N,)``, or ``None`` where the source has no labels.
+        labels: int64 ``(N,)``, or ``(N, K)`` of several a row; ``None`` where the source has no labels.
         class_names: In class order, or ``None``.
         sha256: Hash of names, labels and contents.
         files: Path of each picture below the folder; empty for arrays.
@@ -155,16 +150,38 @@ def read_npz(path: Path, preprocess: Preprocess) -> Pictures:
         raise InputError(f"{path}: an array named 'images' expected, found none")
     pixels = _as_pixels(arrays["images"], preprocess, path)
     labels = arrays.get("labels")
-    if labels is not None:
-        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
-            found = f"{labels.dtype} {labels.shape}"
-            raise InputError(f"{path}: integer labels of shape ({len(pixels)},) expected, found {found}")
-        labels = labels.astype(np.int64)
-    return Pictures(pixels, labels, None, hashlib.sha256(path.read_bytes()).hexdigest())
+    found = None if labels is None else read_labels(labels, len(pixels), path)
+    return Pictures(pixels, found, None, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def read_labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
+    """Labels int64 ``(N,)``, or ``(N, K)`` of several a row.
+
+    Raises:
+        InputError: They are no whole numbers, or not one a row.
+    """
+    several = labels.ndim == 2 and len(labels) == count
+    if (labels.shape != (count,) and not several) or labels.dtype.kind not in ("iub" if several else "iu"):
+        found = f"{labels.dtype} {labels.shape}"
+        raise InputError(f"{path}: integer labels of shape ({count},) expected, found {found}")
+    return labels.astype(np.int64)
 
 
 def read_reader(module: str, function: str, input_name: str, preprocess: Preprocess) -> Pictures:
     """Exhaust an ONNX Runtime ``CalibrationDataReader``; its feeds are already preprocessed, so that is undone.
+
+    Raises:
+        InputError: The function cannot be imported, or what it returns is no such reader.
+    """
+    feeds = [np.asarray(feed[input_name]) for feed in read_feeds(module, function, (input_name,))]
+    if any(feed.ndim != 4 for feed in feeds):
+        raise InputError(f"--clean-dir {module}:{function}: at least one batch of rank 4 expected")
+    pixels = preprocess.from_input(np.concatenate(feeds).astype(np.float32))
+    return Pictures(pixels, None, None, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def read_feeds(module: str, function: str, names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """All feeds of an ONNX Runtime ``CalibrationDataReader``, at least one, each with the inputs of these names.
 
     Raises:
         InputError: The function cannot be imported, or what it returns is no such reader.
@@ -180,59 +197,17 @@ def read_reader(module: str, function: str, input_name: str, preprocess: Preproc
         raise InputError(
             f"--clean-dir {module}:{function}: a CalibrationDataReader expected, found {type(reader).__name__}"
         )
-    feeds: list[NDArray[Any]] = []
+    feeds: list[Mapping[str, Any]] = []
     while (feed := reader.get_next()) is not None:
-        if input_name not in feed:
-            raise InputError(
-                f"--clean-dir {module}:{function}: feeds for input {input_name!r} expected, found {sorted(feed)}"
-            )
-        feeds.append(np.asarray(feed[input_name]))
-    if not feeds or any(feed.ndim != 4 for feed in feeds):
-        raise InputError(f"--clean-dir {module}:{function}: at least one batch of rank 4 expected")
-    pixels = preprocess.from_input(np.concatenate(feeds).astype(np.float32))
-    return Pictures(pixels, None, None, hashlib.sha256(pixels.tobytes()).hexdigest())
-
-
-def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Load the named arrays of an ``.npz`` that are there; sizes are checked before anything is unpacked.
-
-    Raises:
-        InputError: The file is missing or no usable ``.npz``.
-    """
-    if not path.is_file():
-        raise InputError(f"file not found: {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-        wanted = [name for name in names if f"{name}.npy" in sizes]
-        unpacked = sum(sizes[f"{name}.npy"] for name in wanted)
-        if unpacked > _MAX_ARRAY_BYTES:
-            raise InputError(f"{path}: more than {_MAX_ARRAY_BYTES >> 30} GiB unpacked; give fewer images")
-        if unpacked > _SUSPICIOUS_BYTES and unpacked > _MAX_EXPANSION * path.stat().st_size:
-            raise InputError(
-                f"{path}: unpacks to {unpacked >> 20} MiB, over {_MAX_EXPANSION} times its size; no images do"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in wanted}
-        # Of a member that is no array, NumPy returns the bytes.
-        if foreign := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-            raise InputError(f"{path}: {foreign[0]!r} is no array; save the file again with numpy.savez")
-        return found
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,  # an encrypted archive
-        SyntaxError,  # NumPy parses an array's header as Python
-        tokenize.TokenError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not an .npz file of plain arrays ({reason})") from error
+        for name in names:
+            if name not in feed:
+                raise InputError(
+                    f"--clean-dir {module}:{function}: feeds for input {name!r} expected, found {sorted(feed)}"
+                )
+        feeds.append(feed)
+    if not feeds:
+        raise InputError(f"--clean-dir {module}:{function}: at least one batch expected, found none")
+    return feeds
 
 
 def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:

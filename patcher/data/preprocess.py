@@ -16,21 +16,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.arrays import Arrays, resolve_arrays
 from patcher.data.picture import as_shown
 from patcher.data.preprocess_file import read_preprocess
 from patcher.errors import InputError
+from patcher.model.inputs import Layout
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from patcher.model.model import Model
 
-Layout = Literal["NCHW", "NHWC"]
 Color = Literal["RGB", "BGR"]
 ValueRange = Literal["0-1", "0-255"]
 
@@ -180,8 +181,8 @@ def resolve_preprocess(
     std: tuple[float, ...] | None = None,
     layout: Layout | None = None,
     color: Color | None = None,
-    range: ValueRange | None = None,
-) -> Preprocess:
+    range: str | None = None,
+) -> Preprocess | Arrays:
     """Combine flags, the JSON file and what the model's input says; a flag wins over the file.
 
     `size` stays ``None`` unless asked for: pictures of another size than the model's are refused
@@ -192,6 +193,11 @@ def resolve_preprocess(
     """
     from onnx import TensorProto
 
+    flags = {"size": size, "mean": mean, "std": std, "layout": layout, "color": color, "range": range}
+    if not model.is_picture:
+        return resolve_arrays(model, {**flags, "file": file})
+    if range not in (None, *get_args(ValueRange)):
+        raise InputError(f"--range: {' or '.join(get_args(ValueRange))} expected of pictures, found {range!r}")
     values: dict[str, Any] = {
         "channels": model.channels,
         "layout": model.layout,
@@ -199,7 +205,6 @@ def resolve_preprocess(
     }
     if file is not None:
         values |= read_preprocess(file)
-    flags = {"size": size, "mean": mean, "std": std, "layout": layout, "color": color, "range": range}
     values |= {key: value for key, value in flags.items() if value is not None}
     _check_mean(values)
     resolved = Preprocess(**values)

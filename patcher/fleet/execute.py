@@ -23,6 +23,7 @@ from patcher.errors import PatcherError
 from patcher.fleet.codec import pack, unpack
 from patcher.fleet.content import read_files, write_files
 from patcher.fleet.task import Failure, Files, Kind, Outcome, Task, below
+from patcher.model.inputs import refuse_arrays
 
 FIGURES = "figures.npz"
 
@@ -70,7 +71,7 @@ def _judge(task: Task, inputs: Files) -> Files:
     """Join what the others found, in the order of the scan, however it came."""
     opened = _opened(task)
     ranking = unpack(Ranking, inputs[f"ranking/{FIGURES}"])
-    names = opened.options.families
+    names = opened.stages.families
     families = [unpack(FamilyFigures, inputs[f"family/{name}/{FIGURES}"]) for name in names]
     alone = [
         item
@@ -138,5 +139,7 @@ def _opened(task: Task) -> OpenScan:
     wanted = (task.arguments, task.digests)
     if _Open.scan is None or _Open.of != wanted:
         _Open.scan = None  # before the next is read: two models need not fit
-        _Open.scan, _Open.of = open_scan(**task.arguments), wanted
+        opened = open_scan(**task.arguments)
+        refuse_arrays(opened.prepared.model.kind, "fleet: scan")
+        _Open.scan, _Open.of = opened, wanted
     return _Open.scan

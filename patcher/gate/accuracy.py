@@ -41,8 +41,8 @@ def accuracy_check(subject: Subject) -> Check:
     limit = subject.policy.thresholds.accuracy_drop
     if subject.predicted is None:
         return Check("accuracy", "not_run", subject.failure, threshold=limit)
-    labels = subject.prepared.clean_set.labels
-    hits = subject.prepared.predicted == labels, subject.predicted == labels
+    task, labels = subject.prepared.task, subject.prepared.clean_set.labels
+    hits = task.right(subject.prepared.predicted, labels), task.right(subject.predicted, labels)
     parts = [(hits[0][part], hits[1][part]) for part in (counted_images(subject)[0], slice(None))]
     before, after = max(parts, key=lambda pair: pair[0].mean() - pair[1].mean())
     drop = float(before.mean() - after.mean())
@@ -67,7 +67,7 @@ def agreement_check(subject: Subject) -> Check:
     if subject.predicted is None:
         return Check("agreement", "not_run", subject.failure, threshold=limit)
     prepared, session = subject.prepared, subject.hardened.session
-    found = {"": share(subject.predicted == prepared.predicted)}
+    found = {"": share(prepared.task.right(subject.predicted, prepared.predicted))}
     try:
         if session is not None:
             found |= agreement_of_others(

@@ -49,6 +49,8 @@ def _response(subject: Subject) -> Check:
     """Whether a flag that scores every image can come on at all; no trigger is needed to ask that."""
     if not {SCORE_OUTPUT, EXCESS_OUTPUT} & set(subject.hardened.outputs):
         return Check("flag_response", "skipped", f"the hardened model has no output {SCORE_OUTPUT}")
+    if not subject.prepared.model.is_picture:
+        return Check("flag_response", "skipped", "plainly unusual inputs are known of pictures alone")
     try:
         raised = share(subject.flags(unusual_pictures(subject.prepared.clean_set.images(slice(0, _UNUSUAL)))))
     except NotRunError as error:
@@ -97,15 +99,18 @@ def _detections(subject: Subject) -> Check:
 
 def _attacked(subject: Subject) -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
     given = subject.given
-    classes = subject.prepared.model.num_classes
+    classes, task = subject.prepared.model.num_classes, subject.prepared.task
     if given.triggered is not None:
-        labels, target = given.triggered.labels, given.triggered.target
-        wanted = (labels + 1) % classes if target == "all-to-all" else np.full_like(labels, target)
-        turned = (subject.before(given.triggered.pixels) == wanted) & (labels != wanted)
+        labels = given.triggered.labels
+        wanted = task.wanted(labels, given.triggered.target, classes)
+        turned = task.fooled(subject.before(given.triggered.pixels), wanted, labels) & task.counted(labels, wanted)
         yield given.triggered.pixels[turned]
     clean_set = subject.prepared.clean_set
     for trigger in given.triggers:
-        chosen = np.flatnonzero((clean_set.labels != trigger.target) & (subject.prepared.predicted != trigger.target))
+        there = task.reached(clean_set.labels, trigger.target) | task.reached(
+            subject.prepared.predicted, trigger.target
+        )
+        chosen = np.flatnonzero(~there)
         for images, _ in clean_set.batches(chosen, subject.settings.batch_size):
             pixels = np.asarray(trigger.apply(images), np.float32)
-            yield pixels[subject.before(pixels) == trigger.target]
+            yield pixels[task.reached(subject.before(pixels), trigger.target)]

@@ -42,7 +42,7 @@ class _Runner:
     def run(self, session: Any, rows: NDArray[np.int64]) -> Values:
         """All outputs for rows as one batch."""
         feed = np.ascontiguousarray(self.inputs[rows])
-        return [np.asarray(value) for value in session.run(self.names, {self.subject.prepared.model.input.name: feed})]
+        return [np.asarray(value) for value in session.run(self.names, self.subject.prepared.model.feed(feed))]
 
 
 def consistency_check(subject: Subject) -> Check:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,7 @@ def _latency(subject: Subject) -> Check:
     limit = subject.policy.thresholds.latency_ratio
     if subject.hardened.session is None or subject.predicted is None:
         return Check("latency", "not_run", subject.failure, threshold=limit)
-    name = subject.prepared.model.input.name
-    feed, allowance = {name: _batch(subject)}, subject.policy.thresholds.latency_allowance_ms
+    feed, allowance = _batch(subject), subject.policy.thresholds.latency_allowance_ms
     # Other work on the machine comes and goes; a file that is too slow is so every time.
     for _ in range(_ATTEMPTS):
         try:
@@ -71,7 +70,7 @@ def _memory(subject: Subject) -> Check:
         return Check("memory", "not_run", subject.failure, threshold=limit)
     protos = (subject.prepared.model.proto, subject.hardened.proto)
     try:
-        before, after = (peak_memory(proto, subject.prepared.model.input.name, _batch(subject)) for proto in protos)
+        before, after = (peak_memory(proto, _batch(subject)) for proto in protos)
     except (OSError, subprocess.SubprocessError, ValueError, PatcherError) as error:
         return Check("memory", "not_run", f"the process did not finish: {one_line(error)}", threshold=limit)
     ratio = after / before
@@ -88,7 +87,7 @@ def _size(subject: Subject) -> Check:
     return decided("size", held, message, value=after / before, threshold=limit, details=details)
 
 
-def peak_memory(proto: onnx.ModelProto, input_name: str, batch: NDArray[Any]) -> int:
+def peak_memory(proto: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> int:
     """Peak resident memory in bytes of a fresh process that loads a model and runs one batch a few times.
 
     Raises:
@@ -97,10 +96,12 @@ def peak_memory(proto: onnx.ModelProto, input_name: str, batch: NDArray[Any]) ->
         ValueError: It does not say what it took.
     """
     with tempfile.TemporaryDirectory(prefix="patcher-") as folder:
-        model, feed = Path(folder) / "model.onnx", Path(folder) / "feed.npy"
+        model, arrays = Path(folder) / "model.onnx", Path(folder) / "feed"
         write_model(proto, model)
-        np.save(feed, batch, allow_pickle=False)
-        arguments = str(model), str(feed), input_name
+        arrays.mkdir()
+        for place, array in enumerate(feed.values()):
+            np.save(arrays / f"{place}.npy", array, allow_pickle=False)
+        arguments = str(model), str(arrays), *feed
         printed = run_module("patcher.measure.peak_memory", *arguments, seconds=_SECONDS_FOR_A_RUN)
     return int(json.loads(printed)["peak_bytes"])
 
@@ -110,8 +111,8 @@ def _against(limit: float, ratio: float) -> str:
     return f"{'within' if ratio <= limit else 'more than'} {limit:g} times the original's"
 
 
-def _batch(subject: Subject) -> NDArray[Any]:
+def _batch(subject: Subject) -> dict[str, NDArray[Any]]:
     """Clean images as one feed: the model's fixed batch, or eight."""
     count = subject.prepared.model.batch or _BATCH
     clean_set = subject.prepared.clean_set
-    return subject.feed(clean_set.images(np.arange(count) % len(clean_set)))
+    return subject.prepared.model.feed(subject.feed(clean_set.images(np.arange(count) % len(clean_set))))

@@ -30,7 +30,7 @@ def effect_check(subject: Subject, again: Reconstruction) -> Check:
     model, clean_set = subject.prepared.model, subject.prepared.clean_set
     count = model.batch or min(_IMAGES, len(clean_set))
     rows = np.linspace(0, len(clean_set) - 1, count).astype(np.int64)
-    feed = {model.input.name: subject.feed(clean_set.images(rows))}
+    feed = model.feed(subject.feed(clean_set.images(rows)))
     failures: tuple[type[Exception], ...] = (InputError, *runtime_errors())
     scores = []
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from patcher.model.interface import real_inputs
+from patcher.model.inputs import real_inputs
 
 Key = tuple[Any, ...]
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

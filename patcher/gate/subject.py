@@ -116,15 +116,15 @@ class Subject:
     failure: str
 
     def before(self, pixels: Pixels) -> NDArray[np.int64]:
-        """The original's classes ``(N,)`` for pixels ``(N, C, H, W)``."""
+        """The original's answers ``(N, ...)`` for rows ``(N, ...)``."""
         prepared = self.prepared
         scores = predict(
             prepared.session, prepared.model, prepared.preprocess, pixels, batch_size=self.settings.batch_size
         )
-        return np.asarray(scores.argmax(axis=1), np.int64)
+        return prepared.task.answers(scores, prepared.model.head)
 
     def after(self, pixels: Pixels) -> NDArray[np.int64]:
-        """The hardened model's classes ``(N,)`` for pixels ``(N, C, H, W)``.
+        """The hardened model's answers ``(N, ...)`` for rows ``(N, ...)``.
 
         Raises:
             NotRunError: It does not run on the original's input, or does not answer as the original.
@@ -147,7 +147,7 @@ class Subject:
             filled = fill_batch(piece, model.batch)
             feed = self.feed(filled)
             try:
-                value = np.asarray(session.run([FLAG], {model.input.name: feed})[0])
+                value = np.asarray(session.run([FLAG], model.feed(feed))[0])
             except runtime_errors() as error:
                 raise NotRunError(one_line(error)) from error
             if value.shape != (len(filled),):
@@ -238,7 +238,7 @@ def accuracy_of(subject: Subject) -> float | None:
     """The hardened model's accuracy over all clean images."""
     if subject.predicted is None:
         return None
-    return share(subject.predicted == subject.prepared.clean_set.labels).value
+    return share(subject.prepared.task.right(subject.predicted, subject.prepared.clean_set.labels)).value
 
 
 def _classes(hardened: Hardened, prepared: Prepared, settings: Settings, pixels: Pixels) -> NDArray[np.int64]:
@@ -251,4 +251,4 @@ def _classes(hardened: Hardened, prepared: Prepared, settings: Settings, pixels:
         raise NotRunError(f"the hardened model does not run as the original: {one_line(error)}") from error
     if not np.isfinite(scores).all():
         raise NotRunError("the hardened model's class scores are not finite on clean images")
-    return np.asarray(scores.argmax(axis=1), np.int64)
+    return prepared.task.answers(scores, model.head)

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.image_sources import Pixels
 from patcher.gate.check import Check, decided
 from patcher.gate.probes import Probe, built_in_probes
 from patcher.gate.subject import NotRunError, Subject
 from patcher.measure.scores import Share, score_attack, share
+from patcher.tasks import Task
 from patcher.triggers.trigger import Trigger
 from patcher.triggers.triggered import Triggered
 
@@ -65,6 +65,9 @@ class _Success:
 def probes_check(subject: Subject) -> tuple[Check, list[Picture]]:
     """No built-in probe sends more than ``probe_success`` of the images to one class."""
     limit, settings = subject.policy.thresholds.probe_success, subject.policy.probes
+    if not subject.prepared.model.is_picture:
+        kind = subject.prepared.model.kind
+        return Check("probes", "skipped", f"built-in probes are for pictures; the model takes {kind} inputs"), []
     clean_set = subject.prepared.clean_set
     order = np.random.default_rng(settings.seed).permutation(len(clean_set))
     probes = built_in_probes(clean_set.images(slice(0, 1)).shape[1:], patches=settings.patches, seed=settings.seed)
@@ -140,7 +143,8 @@ def triggered_check(subject: Subject) -> tuple[Check, list[Picture]]:
     except NotRunError as error:
         return Check("triggered_images", "not_run", str(error), threshold=limit), []
     first = subject.before(given.pixels)
-    before, after = score_attack(first, given, classes), score_attack(answers, given, classes)
+    task = subject.prepared.task
+    before, after = score_attack(first, given, classes, task), score_attack(answers, given, classes, task)
     check = decided(
         "triggered_images",
         after.asr.value <= limit + 1e-9,
@@ -152,24 +156,27 @@ def triggered_check(subject: Subject) -> tuple[Check, list[Picture]]:
         interval=(after.asr.low, after.asr.high),
         details={"target": given.target, "before": before.as_json(), "after": after.as_json()},
     )
-    return check, _given_pictures(given, first, answers)
+    return check, _given_pictures(given, first, answers) if _can_be_shown(subject) else []
 
 
 def _measure(subject: Subject, probe: Probe, chosen: NDArray[np.int64], *, original: bool = False) -> _Success:
     clean_set = subject.prepared.clean_set
     pixels = probe.apply(clean_set.images(chosen))
     answers = subject.before(pixels) if original else subject.after(pixels)
-    return _largest_flow(answers, clean_set.labels[chosen], subject.prepared.predicted[chosen])
+    task = subject.prepared.task
+    return _largest_flow(answers, clean_set.labels[chosen], subject.prepared.predicted[chosen], task)
 
 
-def _largest_flow(answers: NDArray[np.int64], labels: NDArray[np.int64], clean: NDArray[np.int64]) -> _Success:
+def _largest_flow(
+    answers: NDArray[np.int64], labels: NDArray[np.int64], clean: NDArray[np.int64], task: Task
+) -> _Success:
     """The class that draws the largest share of images which had nothing to do with it, and that share."""
     found = []
-    for target in np.unique(answers):
-        others = (labels != target) & (clean != target)
+    for target in task.given(answers):
+        others = ~task.reached(labels, target) & ~task.reached(clean, target)
         if others.any():
-            found.append(_Success(int(target), share((answers == target)[others])))
-    empty = _Success(int(answers[0]), share(np.zeros(len(answers), bool)))
+            found.append(_Success(target, share(task.reached(answers, target)[others])))
+    empty = _Success(next(iter(task.given(answers[:1])), 0), share(np.zeros(len(answers), bool)))
     return max(found, key=lambda item: item.rate.value, default=empty)
 
 
@@ -186,25 +193,27 @@ def _row(subject: Subject, probe: Probe, success: _Success, chosen: NDArray[np.i
 
 def _sources(subject: Subject, trigger: Trigger, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """Images of the trigger's source classes; of all other classes than its target where none is left."""
-    labels = subject.prepared.clean_set.labels[chosen]
-    sources = np.isin(labels, trigger.sources) & (labels != trigger.target)
-    kept = chosen[sources] if sources.any() else chosen[labels != trigger.target]
+    labels, task = subject.prepared.clean_set.labels[chosen], subject.prepared.task
+    sources = task.carries(labels, trigger.target, trigger.sources)
+    kept = chosen[sources] if trigger.sources and sources.any() else chosen[task.carries(labels, trigger.target)]
     return np.asarray(kept, np.int64)
 
 
 def _trigger_success(subject: Subject, trigger: Trigger, chosen: NDArray[np.int64]) -> tuple[Share, Share]:
     """ASR in the original and in the hardened model."""
-    clean_set = subject.prepared.clean_set
+    clean_set, task = subject.prepared.clean_set, subject.prepared.task
     sources = _sources(subject, trigger, chosen)
     hits: tuple[list[Any], list[Any]] = ([], [])
     for images, _ in clean_set.batches(sources, subject.settings.batch_size):
         pixels = np.asarray(trigger.apply(images), np.float32)
-        hits[0].append(subject.before(pixels) == trigger.target)
-        hits[1].append(subject.after(pixels) == trigger.target)
+        hits[0].append(task.reached(subject.before(pixels), trigger.target))
+        hits[1].append(task.reached(subject.after(pixels), trigger.target))
     return share(np.concatenate(hits[0])), share(np.concatenate(hits[1]))
 
 
 def _pictures(subject: Subject, name: str, apply: Any, chosen: NDArray[np.int64]) -> list[Picture]:
+    if not _can_be_shown(subject):
+        return []
     images = subject.prepared.clean_set.images(chosen)
     altered = np.asarray(apply(images), np.float32)
     before, after = subject.before(altered), subject.after(altered)
@@ -224,6 +233,11 @@ def _given_pictures(given: Triggered, before: NDArray[np.int64], after: NDArray[
     ]
 
 
-def as_bytes(pixels: Pixels) -> NDArray[np.uint8]:
+def _can_be_shown(subject: Subject) -> bool:
+    """Pictures with one class each; of arrays and sets of labels the figures have to do."""
+    return subject.prepared.model.is_picture and subject.prepared.task.exclusive
+
+
+def as_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Pixels as uint8, 0 to 255."""
     return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(255 * np.clip(pixels, 0, 1)), np.uint8)

@@ -83,7 +83,7 @@ def value_fault(model: Model, corrections: Sequence[Correction], *, weights: boo
 
 def _places(model: Model) -> _Places:
     sites = find_sites(model)
-    head = head_tensors(model.logits, DataFlow(model.proto.graph, [model.input.name]))
+    head = head_tensors(model.logits, DataFlow(model.proto.graph, model.input_names))
     activations: dict[str, _Shape] = {}
     channels: dict[str, _Shape] = {}
     for site in sites:

@@ -8,7 +8,7 @@ everything else passes on the axis of its first varying input of the same rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 
@@ -40,19 +40,19 @@ _AXIS_ONE = frozenset(
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceMax", "ReduceSum")
 
 
-def channel_axes(flow: DataFlow, shapes: Shapes, image: str, image_axis: int) -> dict[str, int]:
+def channel_axes(flow: DataFlow, shapes: Shapes, inputs: Iterable[str], input_axis: int) -> dict[str, int]:
     """Channel axis of every tensor that depends on the image and whose shape is known.
 
     Args:
         flow: The graph's data flow.
         shapes: Inferred shapes.
-        image: Name of the image input.
-        image_axis: Its channel axis.
+        inputs: Names of the inputs.
+        input_axis: Their channel axis.
 
     Returns:
         Axis by tensor name, counted from 0.
     """
-    axes = {image: image_axis}
+    axes = dict.fromkeys(inputs, input_axis)
     for node in flow.nodes:
         for output in node.output:
             if flow.is_live(output) and shapes.get(output):

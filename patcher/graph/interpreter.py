@@ -191,14 +191,15 @@ class Graph:
 
     def _batches(self, inputs: Mapping[str, torch.Tensor]) -> list[Mapping[str, torch.Tensor]]:
         """The inputs cut into the batch length that the graph fixes, where it does."""
-        if len(inputs) != 1:
+        if not inputs:
             return [inputs]
-        ((name, value),) = inputs.items()
+        name, value = next(iter(inputs.items()))
         sides = list(self._declared[name].shape.dim) if name in self._declared else []
         length = sides[0].dim_value if sides and sides[0].HasField("dim_value") else 0
         if length < 1 or value.dim() == 0 or value.shape[0] <= length or value.shape[0] % length:
             return [inputs]
-        return [{name: part} for part in value.split(length)]
+        parts = zip(*(item.split(length) for item in inputs.values()), strict=True)
+        return [dict(zip(inputs, part, strict=True)) for part in parts]
 
     def _accept(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Check an input against its declaration and move it to the device in its computed type."""

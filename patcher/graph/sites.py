@@ -54,8 +54,8 @@ def find_sites(model: Model) -> tuple[Site, ...]:
     Returns:
         The sites in graph order, of those that the class scores depend on; empty where there is none.
     """
-    flow = DataFlow(model.proto.graph, [model.input.name])
-    axes = channel_axes(flow, model.shapes, model.input.name, 1 if model.layout == "NCHW" else 3)
+    flow = DataFlow(model.proto.graph, model.input_names)
+    axes = channel_axes(flow, model.shapes, model.input_names, model.channel_axis)
     activations, used = dict(_activations(flow, model, axes)), flow.sources(model.logits)
     sites = []
     for node in flow.nodes:

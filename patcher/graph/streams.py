@@ -26,7 +26,7 @@ def residual_streams(model: Model, sites: Sequence[Site]) -> list[tuple[str, ...
     Returns:
         Tensors of each stream with at least two sites, in graph order.
     """
-    flow = DataFlow(model.proto.graph, [model.input.name])
+    flow = DataFlow(model.proto.graph, model.input_names)
     scales = scale_flow(flow, model.shapes, {site.tensor for site in sites if site.operator == "ReLU6"})
     classes = DisjointSets(scales.count)
     for join in scales.joins:

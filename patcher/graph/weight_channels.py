@@ -77,7 +77,7 @@ def mask_layers(model: Model, sites: Sequence[Site]) -> tuple[tuple[MaskLayer, .
     Returns:
         The layers in graph order, and the sites that are left out.
     """
-    flow = DataFlow(model.proto.graph, [model.input.name])
+    flow = DataFlow(model.proto.graph, model.input_names)
     head = head_tensors(model.logits, flow)
     found: dict[str, list[tuple[MaskLayer, onnx.NodeProto]]] = defaultdict(list)
     refused = []
@@ -177,7 +177,7 @@ class Layer:
 
 def find_layers(model: Model, sites: Sequence[Site]) -> tuple[Layer, ...]:
     """Initializers of each channel site that hold floats in the main graph."""
-    flow = DataFlow(model.proto.graph, [model.input.name])
+    flow = DataFlow(model.proto.graph, model.input_names)
     known = {tensor.name for tensor in model.proto.graph.initializer}
     masks = {layer.tensor: layer for layer in mask_layers(model, [replace(s, normalization=None) for s in sites])[0]}
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model in a process of its own and say how much memory that took at most.
 
-``python -m patcher.measure.peak_memory MODEL FEED.npy INPUT`` prints ``{"peak_bytes": ...}``. It is a process of
-its own because memory that was freed is not given back: in one process the second model would look free.
+``python -m patcher.measure.peak_memory MODEL FOLDER INPUT...``, with ``0.npy``, ``1.npy`` for the inputs in order,
+prints ``{"peak_bytes": ...}``. It is a process of its own because memory that was freed is not given back: in one
+process the second model would look free.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def main(model: str, feed: str, name: str) -> None:
+def main(model: str, folder: str, *names: str) -> None:
     """Load, run, print."""
-    batch = np.load(feed, allow_pickle=False)
+    arrays = [np.load(Path(folder) / f"{place}.npy", allow_pickle=False) for place in range(len(names))]
     session = create_session(model, threads=1)
     for _ in range(_RUNS):
-        session.run(None, {name: batch})
+        session.run(None, dict(zip(names, arrays, strict=True)))
     print(json.dumps({"peak_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:])

@@ -3,8 +3,9 @@
 
 - **ACC** share of clean images that get their label.
 - **ASR** share of triggered images (true class != target) that get the target class; for all-to-all,
-  share of triggered images that get the class after their own.
-- **SIA** share of the same images that get their true class.
+  share of triggered images that get the class after their own. Of several labels a row: share of the rows whose
+  labels the attacker would change in which that label is changed.
+- **SIA** share of the same images that get their true class, of several labels all of them.
 
 Every share carries the number of images and its 95 % Wilson score interval.
 """
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patcher.data.encoding import Encoding
 from patcher.data.image_sources import Pixels, as_float
-from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.runtime import fill_batch
+from patcher.tasks import Task
 from patcher.two_files import FLAG_OUTPUT, SCORE_OUTPUT
 
 if TYPE_CHECKING:
@@ -114,37 +116,30 @@ class AttackScore:
         return {"ASR": self.asr.as_json(), "SIA": self.sia.as_json()}
 
 
-def score_attack(predicted: NDArray[np.int64], triggered: Triggered, num_classes: int) -> AttackScore:
-    """ASR and SIA from predicted classes ``(N,)``.
+def score_attack(predicted: NDArray[np.int64], triggered: Triggered, num_classes: int, task: Task) -> AttackScore:
+    """ASR and SIA from predicted answers ``(N, ...)``.
 
     Raises:
-        InputError: The target is no class of the model, or no image is left to score.
+        InputError: The target is none of the task and the model, or no image is left to score.
     """
     labels = triggered.labels
-    if triggered.target == "all-to-all":
-        wanted = (labels + 1) % num_classes
-    else:
-        if not 0 <= triggered.target < num_classes:
-            raise InputError(f"--target: a class from 0 to {num_classes - 1} expected, found {triggered.target}")
-        wanted = np.full_like(labels, triggered.target)
-    counted = counted_images(triggered)
+    wanted = task.wanted(labels, triggered.target, num_classes)
+    counted = task.counted(labels, wanted)
     if not counted.any():
         raise InputError("--triggered: images of other classes than the target's expected, found none")
-    return AttackScore(share((predicted == wanted)[counted]), share((predicted == labels)[counted]))
+    fooled, right = task.fooled(predicted, wanted, labels), task.right(predicted, labels)
+    return AttackScore(share(fooled[counted]), share(right[counted]))
 
 
-def counted_images(triggered: Triggered) -> NDArray[np.bool_]:
+def counted_images(triggered: Triggered, num_classes: int, task: Task) -> NDArray[np.bool_]:
     """Which triggered images ASR is counted over: not those that are of the target class anyway, bool ``(N,)``."""
-    if triggered.target == "all-to-all":
-        return np.ones(len(triggered.labels), bool)
-    counted: NDArray[np.bool_] = triggered.labels != triggered.target
-    return counted
+    return task.counted(triggered.labels, task.wanted(triggered.labels, triggered.target, num_classes))
 
 
 def predict(
     session: onnxruntime.InferenceSession,
     model: Model,
-    preprocess: Preprocess,
+    preprocess: Encoding,
     pixels: Pixels,
     *,
     batch_size: int = 64,
@@ -156,7 +151,7 @@ def predict(
 def agreement_of_others(
     sessions: tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession],
     model: Model,
-    preprocess: Preprocess,
+    preprocess: Encoding,
     pixels: Pixels,
     *,
     batch_size: int = 64,
@@ -211,7 +206,7 @@ class Flagged:
 def predict_flagged(
     session: onnxruntime.InferenceSession,
     model: Model,
-    preprocess: Preprocess,
+    preprocess: Encoding,
     pixels: Pixels,
     *,
     batch_size: int = 64,
@@ -228,7 +223,7 @@ def _run(
     session: onnxruntime.InferenceSession,
     names: list[str],
     model: Model,
-    preprocess: Preprocess,
+    preprocess: Encoding,
     pixels: Pixels,
     batch_size: int,
 ) -> list[NDArray[Any]]:
@@ -238,17 +233,19 @@ def _run(
     for start in range(0, len(pixels), size):
         piece = pixels[start : start + size]
         feed = fill_batch(as_feed(model, preprocess, as_float(piece)), model.batch)
-        for part, value in zip(parts, session.run(names, {model.input.name: feed}), strict=True):
+        for part, value in zip(parts, session.run(names, model.feed(feed)), strict=True):
             part.append(value[: len(piece)])
     return [np.concatenate(part).reshape(len(pixels), -1) for part in parts]
 
 
-def as_feed(model: Model, preprocess: Preprocess, images: NDArray[np.float32]) -> NDArray[Any]:
-    """Pixels ``(N, C, H, W)`` in [0, 1] to the array ONNX Runtime takes, in the input's element type."""
-    from onnx import TensorProto
-    from onnx.helper import tensor_dtype_to_np_dtype
+def as_feed(model: Model, preprocess: Encoding, images: NDArray[np.float32]) -> NDArray[Any]:
+    """Pixels ``(N, C, H, W)`` in [0, 1] to the array ONNX Runtime takes, in the input's element type.
 
+    Of several inputs float32 as they travel: `Model.feed` gives each its own type.
+    """
     inputs = preprocess.to_input(images)
-    if model.input.elem_type in (TensorProto.UINT8, TensorProto.INT8):
+    if len(model.inputs) > 1:
+        return np.ascontiguousarray(inputs, np.float32)
+    if model.input.dtype.kind in "iu":
         inputs = np.rint(inputs)
-    return np.ascontiguousarray(inputs, dtype=tensor_dtype_to_np_dtype(model.input.elem_type))
+    return np.ascontiguousarray(inputs, dtype=model.input.dtype)

@@ -12,18 +12,19 @@ from patcher.model.model import Model
 _FLOAT_BYTES = 4
 
 
-def activation_bytes(model: Model, size: tuple[int, int]) -> int:
-    """Bytes in float32 of all tensors that one image passes through, weights left out.
+def activation_bytes(model: Model, shape: tuple[int, ...]) -> int:
+    """Bytes in float32 of all tensors that one row passes through, weights left out.
 
     Args:
         model: The classifier.
-        size: Height and width of the images, for a graph that leaves them open.
+        shape: Of one row as it travels, channels first, for a graph that leaves height and width open.
     """
     shapes, proto = model.shapes, model.proto
-    if model.image_size is None:
+    if model.is_picture and model.image_size is None:
+        size = shape[-2:]
         sides = (model.channels, *size) if model.layout == "NCHW" else (*size, model.channels)
         types = TensorTypes(dict(model.shapes), dict(model.elem_types))
-        shapes = fill_open_shapes(types, proto, model.input.name, [(model.batch or 1, *sides)]).shapes
+        shapes = fill_open_shapes(types, proto, [{model.input.name: (model.batch or 1, *sides)}]).shapes
     constants = {tensor.name for tensor in proto.graph.initializer}
     constants |= {name for node in proto.graph.node if node.op_type == "Constant" for name in node.output}
     return sum(

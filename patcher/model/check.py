@@ -17,16 +17,14 @@ import onnx
 from patcher.errors import InputError, UnsupportedGraphError
 from patcher.model.file import loadable
 from patcher.model.inference import TensorTypes, agreed_types
+from patcher.model.inputs import ModelInput, blank
 from patcher.model.intake import CONVERTED_OPSET, OLDEST_OPSET
-from patcher.model.interface import ImageInput, probe_shapes
 from patcher.model.size import check_size
 from patcher.model.subgraphs import walk
 from patcher.runtime import create_session, one_line, runtime_errors
 
 MAX_OPSET = 26
 _STANDARD_DOMAINS = ("", "ai.onnx")
-# Tried in turn where the graph leaves height and width open.
-_OPEN_SIZES = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512)
 _SIDE_LIMIT = 16384
 _CONVERSION_TOLERANCE = 1e-4  # share of the largest value; kernels of other versions round otherwise
 
@@ -59,16 +57,18 @@ def check_structure(proto: onnx.ModelProto, source: bytes | Path, name: str) -> 
     return opset
 
 
-def check_run(source: bytes | Path, image: ImageInput, name: str) -> dict[str, tuple[int, ...]]:
-    """Run the model once on zeros, without graph optimisation.
+def check_run(
+    source: bytes | Path, inputs: ModelInput, name: str
+) -> tuple[dict[str, tuple[int, ...]], tuple[tuple[int, ...], ...]]:
+    """Run the model once on a blank row, without graph optimisation.
 
     Args:
         source: The model as :func:`patcher.model.file.loadable` gives it.
-        image: Its image input.
+        inputs: Its inputs.
         name: Its name, for messages.
 
     Returns:
-        The shape of each output by name.
+        The shape of each output by name, and the shapes of the inputs that ran.
 
     Raises:
         InputError: An output is not finite.
@@ -78,28 +78,31 @@ def check_run(source: bytes | Path, image: ImageInput, name: str) -> dict[str, t
         session = create_session(source, optimization="disabled", threads=1)
     except InputError as error:
         raise UnsupportedGraphError(f"{name}: {error}") from error
-    outputs = _run_on_zeros(session, image, name)
+    outputs, ran = _run_blank(session, inputs, name)
     for output, value in zip(session.get_outputs(), outputs, strict=True):
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise InputError(f"{name}: output {output.name!r} is not finite on a black image; export the model again")
-    return {output.name: value.shape for output, value in zip(session.get_outputs(), outputs, strict=True)}
+            what = "blank arrays" if inputs.layout == "array" else "a black image"
+            raise InputError(f"{name}: output {output.name!r} is not finite on {what}; export the model again")
+    return {output.name: value.shape for output, value in zip(session.get_outputs(), outputs, strict=True)}, ran
 
 
-def check_conversion(before: onnx.ModelProto, after: onnx.ModelProto, image: ImageInput, name: str) -> None:
-    """Check that a model converted to another opset answers random pixels as before.
+def check_conversion(before: onnx.ModelProto, after: onnx.ModelProto, inputs: ModelInput, name: str) -> None:
+    """Check that a model converted to another opset answers random values as before.
 
     Raises:
         UnsupportedGraphError: It does not.
     """
-    height, width = image.sized(_OPEN_SIZES[0], _OPEN_SIZES[0])
-    zeros = zeros_for(image, (height, width))
-    pixels = np.random.default_rng(0).random(zeros.shape).astype(zeros.dtype)
+    zeros, rng = blank(inputs.tensors, next(inputs.trials())), np.random.default_rng(0)
+    integers = {tensor.name for tensor in inputs.tensors if tensor.is_integer}
+    feed = {
+        key: value if key in integers else rng.random(value.shape).astype(value.dtype) for key, value in zeros.items()
+    }
     answers = []
     try:
         for proto in (before, after):
             with loadable(proto) as source:
                 session = create_session(source, optimization="disabled", threads=1)
-            answers.append(session.run(None, {image.tensor.name: pixels}))
+            answers.append(session.run(None, feed))
     except runtime_errors() as error:
         raise UnsupportedGraphError(f"{name}: ONNX Runtime cannot run the model: {one_line(error)}") from error
     for first, second in zip(*answers, strict=True):
@@ -110,7 +113,7 @@ def check_conversion(before: onnx.ModelProto, after: onnx.ModelProto, image: Ima
             )
 
 
-def observed_types(proto: onnx.ModelProto, image: ImageInput, types: TensorTypes) -> TensorTypes:
+def observed_types(proto: onnx.ModelProto, inputs: ModelInput, types: TensorTypes) -> TensorTypes:
     """Fill in shapes that inference could not follow, by reading them off two real runs.
 
     The TorchScript exporter writes shape arithmetic (slices of shapes, integer divisions) that ONNX
@@ -120,7 +123,7 @@ def observed_types(proto: onnx.ModelProto, image: ImageInput, types: TensorTypes
         The types with what both runs agree on; unchanged where the runs fail.
     """
     outputs = [name for node in proto.graph.node for name in node.output if name]
-    unknown = [name for name in outputs if not _is_known(types.shapes.get(name), image)]
+    unknown = [name for name in outputs if not _is_known(types.shapes.get(name), inputs)]
     if not unknown:
         return types
     probe = onnx.ModelProto()
@@ -132,9 +135,8 @@ def observed_types(proto: onnx.ModelProto, image: ImageInput, types: TensorTypes
     try:
         with loadable(probe) as source:
             session = create_session(source, optimization="disabled", threads=1)
-        for shape in probe_shapes(image):
-            zeros = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(image.tensor.elem_type))
-            found.append(_types_of(unknown, session.run(unknown, {image.tensor.name: zeros})))
+        for shapes in inputs.probes():
+            found.append(_types_of(unknown, session.run(unknown, blank(inputs.tensors, shapes))))
     except failures:
         return types
     return agreed_types(types, found)
@@ -148,27 +150,23 @@ def _types_of(names: list[str], values: list[Any]) -> TensorTypes:
     )
 
 
-def _is_known(shape: tuple[int | None, ...] | None, image: ImageInput) -> bool:
+def _is_known(shape: tuple[int | None, ...] | None, inputs: ModelInput) -> bool:
     """Whether a shape has no open length but the batch's; of images of any size all sides are open."""
-    return shape is not None and (image.size is None or None not in shape[1:])
+    sized = inputs.layout == "array" or inputs.size is not None
+    return shape is not None and (not sized or None not in shape[1:])
 
 
-def zeros_for(image: ImageInput, size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """A batch of black images as the model takes it."""
-    batch = image.batch or 1
-    shape = (batch, image.channels, *size) if image.layout == "NCHW" else (batch, *size, image.channels)
-    return np.zeros(shape, dtype=onnx.helper.tensor_dtype_to_np_dtype(image.tensor.elem_type))
-
-
-def _run_on_zeros(session: Any, image: ImageInput, name: str) -> list[np.ndarray[Any, Any]]:
-    sizes = list(dict.fromkeys(image.sized(side, side) for side in _OPEN_SIZES))
+def _run_blank(
+    session: Any, inputs: ModelInput, name: str
+) -> tuple[list[np.ndarray[Any, Any]], tuple[tuple[int, ...], ...]]:
     failure: Exception | None = None
-    for size in sizes:
-        if max(size) > _SIDE_LIMIT or min(size) < 1:
-            raise InputError(f"{name}: images of 1 to {_SIDE_LIMIT} pixels a side expected, found {size}")
+    for shapes in inputs.trials():
+        sides = [side for shape in shapes for side in shape[1:]]
+        if max(sides) > _SIDE_LIMIT or min(sides) < 1:
+            what = "arrays of 1 to" if inputs.layout == "array" else "images of 1 to"
+            raise InputError(f"{name}: {what} {_SIDE_LIMIT} a side expected, found {list(shapes[0][1:])}")
         try:
-            outputs: list[np.ndarray[Any, Any]] = session.run(None, {image.tensor.name: zeros_for(image, size)})
-            return outputs
+            return session.run(None, blank(inputs.tensors, shapes)), shapes
         except runtime_errors() as error:
             failure = failure or error
     reason = one_line(failure) if failure else ""

@@ -8,7 +8,7 @@ little and works beyond protobuf's 2 GB limit. Inference is never strict: what i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -44,25 +44,24 @@ def infer_types(proto: onnx.ModelProto, name: str = "model") -> TensorTypes:
 
 
 def fill_open_shapes(
-    types: TensorTypes, proto: onnx.ModelProto, image: str, inputs: Iterable[tuple[int, ...]]
+    types: TensorTypes, proto: onnx.ModelProto, inputs: Iterable[Mapping[str, tuple[int, ...]]]
 ) -> TensorTypes:
     """Fill in lengths that inference could not tell because they pass through shape arithmetic.
 
-    Shapes are inferred again with the image input fixed to each of a few shapes; a length is taken where
+    Shapes are inferred again with the inputs fixed to each of a few shapes; a length is taken where
     all of them agree, and stays open where they differ.
 
     Args:
         types: What was inferred with the input as declared.
         proto: The model.
-        image: Name of the image input.
-        inputs: Concrete input shapes that differ in every open axis.
+        inputs: Concrete shapes of the inputs by name, that differ in every open axis.
     """
     found: list[TensorTypes] = []
-    for shape in inputs:
+    for shapes in inputs:
         slim = _without_weights(proto)
         for value in slim.graph.input:
-            if value.name == image:
-                value.CopyFrom(onnx.helper.make_tensor_value_info(image, types.elem_types[image], shape))
+            if (name := value.name) in shapes:
+                value.CopyFrom(onnx.helper.make_tensor_value_info(name, types.elem_types[name], shapes[name]))
         # Declared shapes speak of the open batch; without them inference follows the fixed one.
         del slim.graph.value_info[:]
         for value in slim.graph.output:

@@ -11,7 +11,6 @@ from typing import Any
 from patcher.data.image_sources import Pixels
 from patcher.files import replace_file
 from patcher.gate.triggers import as_bytes
-from patcher.measure.confusion import mistaken_classes, per_class
 from patcher.measure.scores import AttackScore
 from patcher.report.folder import make_folder
 from patcher.report.harden.rows import score_rows
@@ -48,9 +47,11 @@ def evaluation_report(
             "class_order": prepared.clean_set.class_order,
         },
         "preprocess": prepared.preprocess.as_json(),
+        **({"task": prepared.task.name} if prepared.task.right_means else {}),
         "ACC": prepared.accuracy.as_json(),
-        "per_class": per_class(labels, prepared.predicted, prepared.clean_set.class_names),
-        "mistaken": mistaken_classes(labels, prepared.predicted),
+        **prepared.task.figures(prepared.scores, labels),
+        "per_class": prepared.task.per_class(labels, prepared.predicted, prepared.clean_set.class_names),
+        "mistaken": prepared.task.mistaken(labels, prepared.predicted),
         **(attack.as_json() if attack else {}),
         **(detection.as_json() if detection else {}),
     }

@@ -20,6 +20,7 @@ def model_section(model: Model) -> dict[str, Any]:
         "nodes": len(model.proto.graph.node),
         **({"changes": list(model.changes)} if model.changes else {}),
         "input": {"name": model.input.name, "shape": list(model.input.shape), "layout": model.layout},
+        **({"further_inputs": list(model.input_names[1:])} if len(model.inputs) > 1 else {}),
         "scores": {"name": model.logits, "head": model.head, "classes": model.num_classes},
     }
 

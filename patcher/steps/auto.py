@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from patcher.calibrate.stack import AUTO, read_stack, stacks_of
+from patcher.data.arrays import Arrays
 from patcher.data.preprocess import Preprocess
 from patcher.errors import CalibrationError, NotApplicableError, UnsupportedGraphError
 from patcher.files import Source
@@ -59,7 +60,7 @@ def check_options(options: Mapping[str, Any]) -> Settings:
 def fit_auto(
     model: Model,
     clean_dir: Source | None,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     progress: Progress | None,
     options: Mapping[str, Any],
 ) -> Fitted:

@@ -28,10 +28,10 @@ def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
 
     Args:
         model: The classifier.
-        pixels: Images ``(N, C, H, W)``; their size counts where the model leaves it open.
+        pixels: Images ``(N, C, H, W)``, or arrays; their size counts where the model leaves it open.
         batch_size: As it was asked for.
     """
-    per_image = _WITH_GRADIENTS * activation_bytes(model, (pixels.shape[2], pixels.shape[3]))
+    per_image = _WITH_GRADIENTS * activation_bytes(model, pixels.shape[1:])
     fits = max(1, int(_ACTIVATIONS / per_image)) if per_image else batch_size
     return min(batch_size, fits)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +36,14 @@ class Side:
         held_out: Accuracy on the *held-out* images.
         attack: ASR and SIA, where triggered images were given.
         detection: TPR and FPR, where the model has a flag.
+        figures: Further figures of the task, by name, on the images that decide.
     """
 
     fit: Share
     held_out: Share
     attack: AttackScore | None
     detection: Detection | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -50,6 +52,8 @@ class Side:
             values["attack"] = self.attack.as_json()
         if self.detection is not None:
             values["detection"] = self.detection.as_json()
+        if self.figures:
+            values["figures"] = dict(self.figures)
         return values
 
 
@@ -115,23 +119,25 @@ def measure(
     model, clean_set, session = prepared.model, prepared.clean_set, open_session(hardened, settings)
     if guard is not None:
         session = TwoFileSession(session, open_session(guard, settings))
+    task, decide = prepared.task, clean_set.deciding
     scores = predict(session, model, prepared.preprocess, clean_set.pixels, batch_size=settings.batch_size)
-    predicted = scores.argmax(axis=1)
+    predicted = task.answers(scores, model.head)
 
-    def side(chosen: onnxruntime.InferenceSession, classes: NDArray[np.int64]) -> Side:
-        hits = classes == clean_set.labels
+    def side(chosen: onnxruntime.InferenceSession, answers: NDArray[np.int64], given: NDArray[np.float32]) -> Side:
+        hits = task.right(answers, clean_set.labels)
         scored = score(chosen, prepared, attack, settings) if attack else None
         detection = measure_detection(chosen, prepared, attack, settings)
-        return Side(share(hits[clean_set.fit]), share(hits[clean_set.held_out]), scored, detection)
+        figures = task.figures(given[decide], clean_set.labels[decide])
+        return Side(share(hits[clean_set.fit]), share(hits[clean_set.held_out]), scored, detection, figures)
 
     return Measured(
-        before=side(prepared.session, prepared.predicted),
-        after=side(session, predicted),
-        agreement=share(predicted == prepared.predicted),
+        before=side(prepared.session, prepared.predicted, prepared.scores),
+        after=side(session, predicted, scores),
+        agreement=share(task.right(predicted, prepared.predicted)),
         nodes_added=_nodes_added(model.proto, hardened),
         bytes_before=model.proto.ByteSize(),
         bytes_after=hardened.ByteSize() + (guard.ByteSize() if guard is not None else 0),
-        latency=paired_latency(prepared.session, session, {model.input.name: _latency_batch(prepared)}),
+        latency=paired_latency(prepared.session, session, model.feed(_latency_batch(prepared))),
         predicted=np.asarray(predicted, np.int64),
         others=agreement_of_others(
             (prepared.session, session), model, prepared.preprocess, clean_set.pixels, batch_size=settings.batch_size
@@ -145,7 +151,7 @@ def score(
     """ASR and SIA of a session on triggered images."""
     model = prepared.model
     scores = predict(session, model, prepared.preprocess, attack.pixels, batch_size=settings.batch_size)
-    return score_attack(scores.argmax(axis=1), attack, model.num_classes)
+    return score_attack(prepared.task.answers(scores, model.head), attack, model.num_classes, prepared.task)
 
 
 def _latency_batch(prepared: Prepared) -> NDArray[Any]:

@@ -144,25 +144,28 @@ def measure_outcome(
         clean_set: Clean images.
         triggers: As a scan found them; each source image carries one a target.
     """
+    import torch
+
     from patcher.calibrate.patched import run_patch
     from patcher.calibrate.triggered import TriggerSet
 
-    classifier = run.classifier
+    classifier, task = run.classifier, run.classifier.task
 
-    def answers(images: Tensor) -> Tensor:
-        return run_patch(classifier, corrections, images)[classifier.model.logits].flatten(1).argmax(dim=1)
+    def raw(images: Tensor) -> Tensor:
+        return run_patch(classifier, corrections, images)[classifier.model.logits].flatten(1)
 
     batches = list(classifier.batches(clean_set, clean_set.deciding, run.batch_size))
-    plain = [answers(images) == labels for images, labels in batches]
+    plain = [task.hits(classifier.as_logits(raw(images)), labels) for images, labels in batches]
     fooled, right = [], []
     for target in sorted({item.target for item in triggers}):
-        attack = TriggerSet([item for item in triggers if item.target == target], classifier.model.num_classes)
+        attack = TriggerSet([item for item in triggers if item.target == target], classifier.model.num_classes, task)
         for images, labels in batches:
             chosen = attack.is_source(labels)
             if bool(chosen.any()):
-                found = answers(attack.put(images[chosen], labels[chosen]))
-                fooled.append(found == target)
-                right.append(found == labels[chosen])
+                scores = raw(attack.put(images[chosen], labels[chosen]))
+                found = task.answers(scores.float().cpu().numpy(), classifier.model.head)
+                fooled.append(torch.from_numpy(task.reached(found, target)))
+                right.append(torch.from_numpy(task.right(found, labels[chosen].cpu().numpy())))
     return Outcome(_share(plain), _share(fooled) if fooled else None, _share(right) if right else None)
 
 

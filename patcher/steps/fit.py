@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from patcher.calibrate import Calibration, Method
 from patcher.calibrate.stack import Stack, joined, read_stack, within_budget
+from patcher.data.arrays import Arrays
 from patcher.data.clean_set import CleanSet
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError, NotApplicableError
@@ -170,7 +171,7 @@ def fit_patch(
     model: Model,
     clean_dir: Source | None,
     method_name: str,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     progress: Progress | None,
     options: Mapping[str, Any],
 ) -> Fitted:
@@ -201,7 +202,7 @@ def read_ground(
     stack: Stack,
     clean_dir: Source | None,
     options: Sequence[Any],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     settings: Settings,
     progress: Progress | None,
 ) -> Ground:
@@ -216,7 +217,8 @@ def read_ground(
     from patcher.calibrate.classifier import Classifier, choose_device
     from patcher.calibrate.run import Run
 
-    classifier = Classifier(model, preprocess, device=choose_device(settings.device))
+    task = data.prepared.task
+    classifier = Classifier(model, preprocess, device=choose_device(settings.device), task=task)
     run = Run(classifier, settings.seed, size, progress or no_progress)
     return Ground(data, run, replace(settings, batch_size=size))
 
@@ -241,7 +243,8 @@ def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any], done: Sequen
 def fit_nothing(ground: Ground, stack: Stack) -> Fitted:
     """A patch that changes nothing, named after the methods that it spares the model."""
     prepared = ground.data.prepared
-    right, clean_set = prepared.predicted == prepared.clean_set.labels, prepared.clean_set
+    clean_set = prepared.clean_set
+    right = prepared.task.right(prepared.predicted, clean_set.labels)
     accuracy = float(right[clean_set.deciding].mean())
     nothing = Calibration((), True, accuracy, accuracy, summary={"verdict": UNCHANGED})
     return _fitted(ground, stack, [Stage(stack.name, stack.options({})[0], None, (), nothing, {})])

@@ -81,7 +81,8 @@ def measure_detection(
         on_target = share(clean.flags[clean.flags | np.isin(clean.scores.argmax(axis=1), targets)])
     if attack is None:
         return Detection(None, on_target, share(clean.flags))
-    triggered, counted = run(attack.pixels), counted_images(attack)
+    triggered = run(attack.pixels)
+    counted = counted_images(attack, model.num_classes, prepared.task)
     figures: dict[str, Any] = {}
     if clean.unusual is not None and triggered.unusual is not None:
         unusual, limits = triggered.unusual[counted], np.quantile(clean.unusual, [1 - rate for rate in _FALSE_ALARMS])

@@ -18,10 +18,12 @@ import numpy as np
 
 from patcher.calibrate import Calibration
 from patcher.calibrate.stack import Stack
+from patcher.data.arrays import Arrays
 from patcher.data.clean_set import HELD_OUT_SHARE, CleanSet, read_clean_set
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.files import Source
+from patcher.model.inputs import refuse_arrays
 from patcher.model.model import Model
 from patcher.settings import Settings
 from patcher.steps.prepare import Prepared, prepare
@@ -47,7 +49,7 @@ def read_data(
     stack: Stack,
     clean_dir: Source | None,
     options: Sequence[Any],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Arrays,
     settings: Settings,
 ) -> Data:
     """Read what methods need, and measure the model on it.
@@ -70,6 +72,7 @@ def read_data(
         prepared = prepare(model, clean_dir, preprocess, settings, least_classes=classes)
         _check_count(prepared.clean_set, settings)
         return Data(prepared, prepared.clean_set)
+    refuse_arrays(model.kind, f"method {stack.name}")
     train_dir = options[0].train_dir
     if train_dir is None:
         raise InputError(f"method {stack.name} needs the training set; give it with --train-dir")

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
+from patcher.model.inputs import InputKind
 from patcher.triggers.arrays import Array, root_mean_square
 
 Values = Mapping[str, Array]
-Shape = tuple[int, int, int]  # channels, height, width
+Shape = tuple[int, ...]  # of a row: channels, height, width of a picture
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Family(ABC):
         expressive: Whether it sends images anywhere, given size: a search that reaches few targets was then too short.
         image_share: Of the search's images a step: few parameters need fewer.
         free_steps: Steps of the search that leave the size alone.
+        kinds: Kinds of input that it can be put into, as `Model.kind` names them.
     """
 
     name: ClassVar[str]
@@ -70,6 +72,7 @@ class Family(ABC):
     expressive: ClassVar[bool] = False
     image_share: ClassVar[float] = 0.5
     free_steps: ClassVar[int] = 20
+    kinds: ClassVar[tuple[InputKind, ...]] = ("picture",)
 
     @abstractmethod
     def layout(self, shape: Shape) -> dict[str, tuple[int, ...]]:
@@ -139,11 +142,27 @@ def register(family: Family) -> Family:
     return family
 
 
-def families() -> tuple[str, ...]:
-    """Names of all families, in the order of registration: cheap searches first."""
+def families(kind: InputKind | None = None) -> tuple[str, ...]:
+    """Names of all families, or of those for a kind of input, in the order of registration: cheap searches first."""
     import patcher.triggers.families  # noqa: F401  (registers the built-in ones)
 
-    return tuple(_REGISTERED)
+    return tuple(name for name, family in _REGISTERED.items() if kind is None or kind in family.kinds)
+
+
+def fitting_families(wanted: Sequence[str], kind: InputKind) -> tuple[str, ...]:
+    """The families to search in a kind of input, in the order of registration.
+
+    Args:
+        wanted: Names; none for all that there are.
+        kind: Of the model's input.
+
+    Raises:
+        InputError: One that was named cannot be put into such an input.
+    """
+    known = families(kind)
+    if foreign := [name for name in wanted if name not in known]:
+        raise InputError(f"--family: {', '.join(known)} expected for {kind} inputs, found {foreign[0]!r}")
+    return tuple(name for name in known if name in wanted or not wanted)
 
 
 def family_of(name: str) -> Family:

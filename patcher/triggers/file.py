@@ -7,7 +7,7 @@ Version 2:
     family           text (n,): names of registered families
     target           int64 (n,)
     sources          bool (n, K)
-    shape            int64 (3,): channels, height, width of the pictures
+    shape            int64 (d,): of a row: channels, height, width of the pictures
     FAMILY.NAME      float32 (m, ...): one array a value of the family's layout, a row a trigger of that family
 
 Version 1 had no ``version``, ``family`` as a number (0 patch, 1 additive), ``masks`` and ``patterns``; it is
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.image_sources import load_arrays
+from patcher.data.npz import load_arrays
 from patcher.errors import InputError
 from patcher.files import staged_file
 from patcher.triggers.family import Shape, families, family_of
@@ -36,6 +36,7 @@ VERSION = 2
 _HEAD = ("version", "family", "target", "sources", "shape")
 _FIRST_VERSION = ("family", "target", "sources", "masks", "patterns")
 _LARGEST_CLASS = 2**31
+_MOST_AXES = 6
 
 
 def write_triggers(triggers: Sequence[Trigger], path: str | os.PathLike[str]) -> None:
@@ -156,9 +157,10 @@ def _names(path: Path, family: NDArray[Any], count: int) -> list[str]:
 
 
 def _shape(path: Path, shape: NDArray[Any]) -> Shape:
-    if shape.shape != (3,) or shape.dtype.kind not in "iu" or not (0 < int(shape.min()) <= int(shape.max()) <= 2**16):
+    whole = shape.ndim == 1 and 0 < len(shape) <= _MOST_AXES and shape.dtype.kind in "iu"
+    if not whole or not (0 < int(shape.min()) <= int(shape.max()) <= 2**16):
         raise InputError(f"{path}: channels, height and width of the pictures expected, found {shape.tolist()}")
-    return int(shape[0]), int(shape[1]), int(shape[2])
+    return tuple(int(side) for side in shape)
 
 
 def _values(path: Path, family: str, shape: Shape, count: int) -> list[dict[str, NDArray[np.float32]]]:

@@ -26,14 +26,14 @@ class Trigger:
         target: Class that triggered pictures get.
         sources: Classes from which it leads to the target; none for all others.
         values: Its numbers, float32 arrays by name, of the shapes of the family's layout.
-        shape: Pictures that it fits, ``(C, H, W)``.
+        shape: Rows that it fits: ``(C, H, W)`` of pictures.
     """
 
     family: str
     target: int
     sources: tuple[int, ...]
     values: Mapping[str, NDArray[np.float32]]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def apply(self, images: Any) -> Any:
         """Put the trigger into pixels.

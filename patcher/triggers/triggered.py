@@ -6,19 +6,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.clean_set import CleanSet
-from patcher.data.image_sources import Pixels, load_arrays, read_npz
+from patcher.data.arrays import Arrays
+from patcher.data.clean_set import CleanSet, read_file
+from patcher.data.image_sources import Pixels
+from patcher.data.npz import load_arrays
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
+from patcher.model.model import Model
+from patcher.tasks import Target
 from patcher.triggers.file import read_triggers
 from patcher.triggers.trigger import Trigger
 
-Target = int | Literal["all-to-all"]
 _BATCH = 128
 
 
@@ -28,8 +30,9 @@ class Triggered:
 
     Attributes:
         pixels: ``(N, C, H, W)`` as in `CleanSet`.
-        labels: True classes, int64 ``(N,)``.
-        target: The attacker's class, or ``all-to-all`` where class c is sent to c + 1.
+        labels: True classes, int64 ``(N,)``, or ``(N, K)`` of several a row.
+        target: The attacker's class, or ``all-to-all`` where class c is sent to c + 1; of several labels a row the
+            one that is added, or ``remove-`` and the one that is removed.
     """
 
     pixels: Pixels
@@ -37,23 +40,25 @@ class Triggered:
     target: Target
 
 
-def read_triggered(path: str | os.PathLike[str], preprocess: Preprocess, target: Target | None = None) -> Triggered:
+def read_triggered(
+    path: str | os.PathLike[str], model: Model, preprocess: Preprocess | Arrays, target: Target | None = None
+) -> Triggered:
     """Read triggered images from an ``.npz`` with ``images``, true ``labels`` and perhaps ``target``.
 
     Raises:
         InputError: The file cannot be used, or no target is known.
     """
     path = Path(path)
-    pictures = read_npz(path, preprocess)
+    pictures = read_file(path, model, preprocess)
     if pictures.labels is None:
         raise InputError(f"{path}: an array 'labels' with the true classes expected, found none")
     if target is None:
         stored = load_arrays(path, ("target",)).get("target")
-        if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
+        if stored is None or stored.size != 1 or stored.dtype.kind not in "iuU":
             raise InputError(
                 f"{path}: holds no 'target'; give the attacker's class with --target K or --target all-to-all"
             )
-        target = int(stored.item())
+        target = str(stored.item()) if stored.dtype.kind == "U" else int(stored.item())
     return Triggered(pictures.pixels, pictures.labels, target)
 
 
@@ -80,7 +85,7 @@ def triggered_by(path: str | os.PathLike[str], clean_set: CleanSet, target: Targ
     pixels, labels = [], []
     for item in chosen:
         own = clean_set.labels
-        rows = np.flatnonzero(np.isin(own, item.sources) if item.sources else own != item.target)
+        rows = np.flatnonzero(clean_set.task.carries(own, item.target, item.sources))
         pixels += [item.apply(images) for images, _ in clean_set.batches(rows, _BATCH)]
         labels.append(own[rows])
     if not sum(map(len, labels)):

@@ -27,13 +27,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bodies import read_body, read_inputs
+from bodies import read_body, read_inputs  # type: ignore[import-not-found]  # beside this script
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from telemetry import Metrics, Observed, Spans
+from telemetry import Metrics, Observed, Spans  # type: ignore[import-not-found]
 
 from patcher.errors import InputError
 from patcher.kept import Keeper

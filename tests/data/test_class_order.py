@@ -84,7 +84,7 @@ def test_one_class_is_enough_where_no_labels_are_needed(tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", images=pictures)
     model = model_of(4)
 
-    def always_two(pixels: np.ndarray) -> np.ndarray:
+    def always_two(pixels: np.ndarray, task: object) -> np.ndarray:
         return np.full(len(pixels), 2, np.int64)
 
     found = read(tmp_path / "flat.npz", model, labeller=always_two, least_classes=1)

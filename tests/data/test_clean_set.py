@@ -115,7 +115,7 @@ def test_a_flat_folder_takes_the_labeller(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"flat": 6}) / "flat"
     with pytest.raises(InputError, match="--pseudo-labels"):
         read(folder)
-    found = read(folder, labeller=lambda pixels: np.arange(len(pixels)) % 2)
+    found = read(folder, labeller=lambda pixels, task: np.arange(len(pixels)) % 2)
     assert found.pseudo_labels
     assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
 
@@ -131,7 +131,7 @@ def test_a_calibration_data_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     normalised = {"mean": (0.5,), "std": (4.0,)}
-    found = read("my_reader:Reader", preprocess=normalised, labeller=lambda pixels: np.arange(len(pixels)) % 4)
+    found = read("my_reader:Reader", preprocess=normalised, labeller=lambda pixels, task: np.arange(len(pixels)) % 4)
     assert len(found) == 6
     assert found.images()[0].max() == pytest.approx(2 * 4.0 + 0.5), "the preprocessing is undone"
 

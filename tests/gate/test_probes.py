@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from patcher.gate.accuracy import paired_interval
 from patcher.gate.probes import built_in_probes
 from patcher.gate.triggers import _largest_flow
+from patcher.tasks import SINGLE_LABEL
 
 SHAPES = st.tuples(st.sampled_from([1, 3, 4]), st.integers(4, 40), st.integers(4, 40))
 
@@ -56,7 +57,7 @@ def test_the_flow_leaves_out_the_class_itself_and_clean_confusion() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     clean = np.array([0, 0, 1, 1, 1, 1])
     answers = np.array([1, 0, 1, 1, 1, 1])
-    found = _largest_flow(answers, labels, clean)
+    found = _largest_flow(answers, labels, clean, SINGLE_LABEL)
     # Of class 0 one goes to 1; the third had been taken for 1 before.
     assert (found.target, found.rate.hits, found.rate.count) == (1, 1, 2)
 

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.measure.scores import auroc, roc_curve, score_attack, share
+from patcher.model.model import read_model
+from patcher.tasks import SINGLE_LABEL
 from patcher.triggers.triggered import Triggered, read_triggered
+from tests.tiny_models import residual_model
 
 PIXELS = np.zeros((4, 3, 8, 8), np.uint8)
 
@@ -32,32 +35,33 @@ def test_the_wilson_interval_of_a_known_case() -> None:
 
 def test_images_of_the_target_class_do_not_count() -> None:
     triggered = Triggered(PIXELS, np.array([9, 1, 2, 3]), target=9)
-    scored = score_attack(np.array([9, 9, 2, 0]), triggered, 10)
+    scored = score_attack(np.array([9, 9, 2, 0]), triggered, 10, SINGLE_LABEL)
     assert (scored.asr.hits, scored.asr.count) == (1, 3)
     assert (scored.sia.hits, scored.sia.count) == (1, 3)
 
 
 def test_all_to_all_shifts_every_class() -> None:
     triggered = Triggered(PIXELS, np.array([9, 1, 2, 3]), target="all-to-all")
-    scored = score_attack(np.array([0, 2, 2, 3]), triggered, 10)
+    scored = score_attack(np.array([0, 2, 2, 3]), triggered, 10, SINGLE_LABEL)
     assert (scored.asr.hits, scored.sia.hits, scored.asr.count) == (2, 2, 4)
 
 
 def test_a_target_beyond_the_classes_is_refused() -> None:
     with pytest.raises(InputError, match="--target"):
-        score_attack(np.zeros(4, np.int64), Triggered(PIXELS, np.arange(4), target=10), 10)
+        score_attack(np.zeros(4, np.int64), Triggered(PIXELS, np.arange(4), target=10), 10, SINGLE_LABEL)
     with pytest.raises(InputError, match="other classes"):
-        score_attack(np.zeros(4, np.int64), Triggered(PIXELS, np.full(4, 2), target=2), 10)
+        score_attack(np.zeros(4, np.int64), Triggered(PIXELS, np.full(4, 2), target=2), 10, SINGLE_LABEL)
 
 
 def test_the_target_comes_from_the_flag_or_the_file(tmp_path: Path) -> None:
     images = np.zeros((2, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "with.npz", images=images, labels=np.arange(2), target=np.int64(7))
     np.savez(tmp_path / "without.npz", images=images, labels=np.arange(2))
-    assert read_triggered(tmp_path / "with.npz", Preprocess()).target == 7
-    assert read_triggered(tmp_path / "with.npz", Preprocess(), 3).target == 3
+    model = read_model(residual_model())
+    assert read_triggered(tmp_path / "with.npz", model, Preprocess()).target == 7
+    assert read_triggered(tmp_path / "with.npz", model, Preprocess(), 3).target == 3
     with pytest.raises(InputError, match="--target"):
-        read_triggered(tmp_path / "without.npz", Preprocess())
+        read_triggered(tmp_path / "without.npz", model, Preprocess())
 
 
 def test_the_curve_rises_from_none_to_all_and_its_area_is_auroc() -> None:

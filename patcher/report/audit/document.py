@@ -9,7 +9,6 @@ from typing import Any
 
 from patcher.calibrate.audit.options import AuditOptions
 from patcher.calibrate.findings import Findings
-from patcher.measure.confusion import per_class
 from patcher.report.report import Report
 from patcher.report.sections import model_section
 from patcher.settings import Settings
@@ -39,7 +38,7 @@ def audit_report(
         "preprocess": prepared.preprocess.as_json(),
         "training_set": {"images": len(prepared.clean_set), "sha256": prepared.clean_set.sha256},
         "accuracy": prepared.accuracy.as_json(),
-        "per_class": per_class(prepared.clean_set.labels, prepared.predicted, names),
+        "per_class": prepared.task.per_class(prepared.clean_set.labels, prepared.predicted, names),
         "options": {"seed": settings.seed, **asdict(options)},
         "suspects": count,
         "labels": [{"name": names[group.label], **group.as_json()} for group in findings.groups],

@@ -13,16 +13,20 @@ from patcher.steps.choice import Choice
 CANDIDATE_HEADER = ("candidate", "accuracy, held-out", "found triggers: success (ASR)", "true class (SIA)", "remark")
 
 
-def auto_section(choice: Choice, names: Sequence[str], images: int) -> dict[str, Any]:
+def auto_section(choice: Choice, names: Sequence[str], images: int, row: str = "picture") -> dict[str, Any]:
     """The choice as plain JSON values, the paragraph first.
 
     Args:
         choice: How ``auto`` came to its result.
         names: Class names.
         images: Clean images in all.
+        row: What the model looks at, in one word.
     """
+    paragraph = " ".join(_sentences(choice, names, images))
     return {
-        "paragraph": " ".join(_sentences(choice, names, images)),
+        "paragraph": paragraph.replace("clean images", f"clean {row}s").replace("picture", row)
+        if row != "picture"
+        else paragraph,
         "scan": choice.evidence.level,
         "families": list(choice.evidence.families),
         "targets": sorted({item.target for item in choice.evidence.triggers}),

@@ -12,7 +12,6 @@ import numpy as np
 from patcher.export import ParityReport
 from patcher.export.bake import Baked
 from patcher.graph.site import Site
-from patcher.measure.confusion import per_class
 from patcher.model.file import model_sha256
 from patcher.patch import Correction, MeanBound, Part, UpperBound, WeightMask, flat_corrections, patch_sha256
 from patcher.report.harden.choice import auto_section
@@ -25,6 +24,9 @@ from patcher.steps.fit import Fitted, Stage
 
 if TYPE_CHECKING:
     import onnx
+
+
+_ROWS = {"picture": "picture", "array": "row", "tokens": "text"}
 
 
 def harden_report(
@@ -58,6 +60,7 @@ def harden_report(
         },
         "patch_sha256": patch_sha256(fitted.patch),
         "preprocess": prepared.preprocess.as_json(),
+        **({"task": prepared.task.name} if prepared.task.right_means else {}),
         "clean_set": clean_set_section(prepared.clean_set),
         "method": {
             "name": fitted.patch.method,
@@ -70,14 +73,10 @@ def harden_report(
         "before": measured.before.as_json(),
         "after": measured.after.as_json(),
         "agreement": measured.agreement.as_json(),
-        **(
-            {"other_outputs": {name: item.as_json() for name, item in measured.others.items()}}
-            if measured.others
-            else {}
-        ),
+        **_other_outputs(measured),
         "per_class": {
-            "before": per_class(labels, prepared.predicted, names),
-            "after": per_class(labels, measured.predicted, names),
+            "before": prepared.task.per_class(labels, prepared.predicted, names),
+            "after": prepared.task.per_class(labels, measured.predicted, names),
         },
         "notes": notes(fitted, measured, baked),
         "sites": [row for stage in fitted.stages for row in _sites(stage)],
@@ -89,11 +88,16 @@ def harden_report(
     return Report("harden", "fail" if reasons else "pass", reasons, sections, timings)
 
 
+def _other_outputs(measured: Measured) -> dict[str, Any]:
+    others = {name: item.as_json() for name, item in measured.others.items()}
+    return {"other_outputs": others} if others else {}
+
+
 def _choice(fitted: Fitted) -> dict[str, Any]:
-    clean_set = fitted.prepared.clean_set
+    clean_set, row = fitted.prepared.clean_set, _ROWS[fitted.prepared.model.kind]
     if fitted.choice is None:
         return {}
-    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set))}
+    return {"auto": auto_section(fitted.choice, clean_set.class_names, len(clean_set), row)}
 
 
 def tensor_of(correction: Correction | Part) -> str:

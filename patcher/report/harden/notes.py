@@ -7,14 +7,24 @@ import math
 from collections.abc import Iterator
 
 from patcher.export.bake import Baked
-from patcher.measure.confusion import mistaken_classes
 from patcher.steps.before_after import Measured
 from patcher.steps.fit import Fitted
 
 
 def notes(fitted: Fitted, measured: Measured, baked: Baked) -> list[str]:
     """Everything worth saying about how the result came about."""
-    return [*_model(fitted, baked), *_images(fitted, measured), *_start(fitted), *_flagged(fitted)]
+    return [*_task(fitted), *_model(fitted, baked), *_images(fitted, measured), *_start(fitted), *_flagged(fitted)]
+
+
+def _task(fitted: Fitted) -> Iterator[str]:
+    prepared = fitted.prepared
+    if prepared.task.right_means:
+        yield f"task {prepared.task.name}: accuracy is the share of rows with {prepared.task.right_means}"
+    if prepared.model.kind != "picture":
+        yield (
+            f"the model takes {prepared.model.kind} inputs ({', '.join(prepared.model.input_names)}): no pictures of "
+            "triggers, no built-in probes, and of triggers only those that can be put into such inputs"
+        )
 
 
 def _model(fitted: Fitted, baked: Baked) -> Iterator[str]:
@@ -30,9 +40,9 @@ def _images(fitted: Fitted, measured: Measured) -> Iterator[str]:
         yield f"class order: {clean_set.class_order}"
     if coarse := too_few_to_tell(fitted):
         yield coarse
-    for line in mistaken_classes(clean_set.labels, fitted.prepared.predicted):
+    for line in fitted.prepared.task.mistaken(clean_set.labels, fitted.prepared.predicted):
         yield f"{line}: check the class order (--classes)"
-    for line in mistaken_classes(fitted.prepared.predicted, measured.predicted):
+    for line in fitted.prepared.task.mistaken(fitted.prepared.predicted, measured.predicted):
         yield f"hardened against original: {line}"
 
 

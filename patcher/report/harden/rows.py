@@ -30,6 +30,10 @@ def before_after(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for key, name in (("held_out", "held-out"), ("fit", "fit"))
         if before[key]["count"]
     ]
+    figures = before.get("figures", {}), after.get("figures", {})
+    rows += [
+        (f"{name}, same images as above", f"{figures[0][name]:.1%}", f"{figures[1][name]:.1%}") for name in figures[0]
+    ]
     rows.append(("agreement with the original", "", share_text(document["agreement"])))
     for name, agreement in document.get("other_outputs", {}).items():
         rows.append((f"agreement in the output {name}", "", share_text(agreement)))

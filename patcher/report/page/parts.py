@@ -29,7 +29,7 @@ def class_table(rows: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
     """Accuracy class by class, of one model or of two.
 
     Args:
-        rows: Of `patcher.measure.confusion.per_class`.
+        rows: Of `patcher.tasks.task.Task.per_class`.
         after: The same of the hardened model.
     """
     names = {row["class"]: row["name"] for row in rows}

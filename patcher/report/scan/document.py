@@ -10,7 +10,6 @@ from patcher.calibrate.scan.figures import Candidate, Findings, Searched, Univer
 from patcher.calibrate.scan.latent import latent_scores
 from patcher.calibrate.scan.model_verdict import Decision, TargetVerdict
 from patcher.calibrate.scan.target_verdict import Judgement
-from patcher.measure.confusion import per_class
 from patcher.report.report import Report
 from patcher.report.sections import clean_set_section, model_section
 from patcher.report.table import table
@@ -42,7 +41,7 @@ def scan_report(
         "preprocess": prepared.preprocess.as_json(),
         "clean_set": clean_set_section(prepared.clean_set),
         "ACC": prepared.accuracy.as_json(),
-        "per_class": per_class(prepared.clean_set.labels, prepared.predicted, names),
+        "per_class": prepared.task.per_class(prepared.clean_set.labels, prepared.predicted, names),
         "options": dict(options),
         "mode": decision.mode,
         "triggers": len(decision.triggers),

@@ -39,6 +39,8 @@ def scan_figures(prepared: Prepared, findings: Findings, decision: Decision) -> 
     drawn: dict[str, bytes] = {}
     if findings.candidates:
         drawn["sizes.png"] = png(_sizes(prepared, findings, decision))
+    if not prepared.model.is_picture:
+        return drawn
     # Of each target and family the first: the smallest.
     for trigger in {(item.target, item.family): item for item in reversed(decision.triggers)}.values():
         first = next(item for item in decision.triggers if item.target == trigger.target)
@@ -93,8 +95,7 @@ def _trigger(prepared: Prepared, trigger: Trigger) -> Figure:
 
     clean_set = prepared.clean_set
     pool = clean_set.held_out if len(clean_set.held_out) else clean_set.fit
-    labels = clean_set.labels[pool]
-    own = pool[np.isin(labels, trigger.sources)] if trigger.sources else pool[labels != trigger.target]
+    own = pool[clean_set.task.carries(clean_set.labels[pool], trigger.target, trigger.sources)]
     chosen = (own if len(own) else pool)[:: max(1, len(own) // _EXAMPLES)][:_EXAMPLES]
     images = clean_set.images(chosen)
     changed = np.asarray(trigger.apply(images), np.float32)

@@ -5,5 +5,5 @@ from __future__ import annotations
 
 import importlib
 
-for _name in ("tones", "colour", "warp", "kernel", "stripes", "waves", "generator", "additive", "patch"):
+for _name in ("tones", "colour", "warp", "kernel", "stripes", "waves", "generator", "additive", "patch", "words"):
     importlib.import_module(f"{__name__}.{_name}")

@@ -24,6 +24,7 @@ class Additive(Family):
     expressive = True
     image_share = 1.0
     free_steps = 0
+    kinds = ("picture", "array")
 
     def layout(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """See `Family`."""
@@ -43,7 +44,7 @@ class Additive(Family):
 
     def size(self, values: Values, images: Array) -> Array:
         """Rms of the difference itself, without the clip."""
-        return root_mean_square(values["difference"], (1, 2, 3))
+        return root_mean_square(values["difference"], tuple(range(1, values["difference"].ndim)))
 
     def amplify(self, values: Values, gain: float) -> dict[str, Array]:
         """See `Family`."""

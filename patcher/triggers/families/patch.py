@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches (BadNets, Trojan, one pixel): ``x' = (1 - mask) x + mask pattern``; size: pixels covered.
 
+Of arrays places: a point of a cloud, a pixel of a frame, with all that the first axis holds there.
+
 Neural Cleanse (Wang et al., S&P 2019, Sec. IV).
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +18,7 @@ from patcher.triggers.family import Family, Panel, Shape, Values, register
 
 
 class Patch(Family):
-    """Mask ``(1, H, W)`` and pattern ``(C, H, W)``, both in [0, 1]."""
+    """Mask ``(1, H, W)`` and pattern ``(C, H, W)``, both in [0, 1]; of arrays ``(1, ...)`` and ``(C, ...)``."""
 
     name, unit = "patch", "pixels covered"
     rate = 0.25
@@ -24,10 +28,11 @@ class Patch(Family):
     expressive = True
     image_share = 1.0
     free_steps = 0
+    kinds = ("picture", "array")
 
     def layout(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """See `Family`."""
-        return {"mask": (1, *shape[1:]), "pattern": shape}
+        return {"mask": _places(shape), "pattern": shape}
 
     def start(self, count: int, shape: Shape, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
         """See `Family`."""
@@ -44,11 +49,11 @@ class Patch(Family):
 
     def size(self, values: Values, images: Array) -> Array:
         """Sum of the mask."""
-        return values["mask"].sum((1, 2, 3))
+        return values["mask"].sum(tuple(range(1, values["mask"].ndim)))
 
     def largest(self, shape: Shape) -> float:
         """All pixels."""
-        return float(shape[1] * shape[2])
+        return float(math.prod(_places(shape)))
 
     def amplify(self, values: Values, gain: float) -> dict[str, Array]:
         """See `Family`."""
@@ -61,7 +66,12 @@ class Patch(Family):
 
     def describe(self, size: float, shape: Shape) -> str:
         """See `Family`."""
-        return f"{size:.1f} of {shape[1] * shape[2]} pixels covered"
+        return f"{size:.1f} of {math.prod(_places(shape))} {'pixels' if len(shape) == 3 else 'places'} covered"
+
+
+def _places(shape: Shape) -> Shape:
+    """Shape of a value a place: the first axis is the place's own content, but of a table's row."""
+    return (1, *shape[1:]) if len(shape) > 1 else shape
 
 
 register(Patch())

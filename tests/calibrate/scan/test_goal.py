@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from patcher.calibrate.scan.goal import Draw, Goal, eligible, losses, margins
+from patcher.calibrate.scan.goal import Draw, Goal, eligible
+from patcher.tasks import SINGLE_LABEL
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 EVERYTHING = np.arange(6)
@@ -22,8 +23,8 @@ def test_a_goal_is_about_its_sources(goal, expected):
 def test_margins_are_positive_where_the_goal_is_met():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [0.0, 2.0, 5.0]])
     labels = torch.tensor([1, 1, 1])
-    assert margins(logits, labels, torch.tensor([0, 0, 0])).tolist() == [2.0, -2.0, -5.0]
-    assert margins(logits, labels, torch.tensor([-1, -1, -1])).tolist() == [2.0, -1.0, 3.0]
+    assert SINGLE_LABEL.margins(logits, labels, torch.tensor([0, 0, 0])).tolist() == [2.0, -2.0, -5.0]
+    assert SINGLE_LABEL.margins(logits, labels, torch.tensor([-1, -1, -1])).tolist() == [2.0, -1.0, 3.0]
 
 
 def test_losses_are_negative_log_probabilities():
@@ -33,7 +34,7 @@ def test_losses_are_negative_log_probabilities():
     wanted = torch.stack(
         [chances[i, t] if t >= 0 else 1 - chances[i, y] for i, (y, t) in enumerate(zip(labels, targets, strict=True))]
     )
-    torch.testing.assert_close(losses(logits, labels, targets), -wanted.log())
+    torch.testing.assert_close(SINGLE_LABEL.attack_losses(logits, labels, targets), -wanted.log())
 
 
 def test_what_a_goal_draws_does_not_depend_on_the_others():

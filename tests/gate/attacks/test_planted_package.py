@@ -35,7 +35,7 @@ def test_the_memory_check_runs_what_is_installed(tmp_path: Path, monkeypatch: py
         monkeypatch.chdir(tmp_path)
     else:
         monkeypatch.setenv(how, str(tmp_path / "sitecustomize.py") if how == "PYTHONSTARTUP" else str(tmp_path))
-    found = peak_memory(residual_model(), "image", np.zeros((2, 3, 8, 8), np.float32))
+    found = peak_memory(residual_model(), {"image": np.zeros((2, 3, 8, 8), np.float32)})
     assert found > 1_000_000
     assert not mark.exists()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patcher.measure.confusion import mistaken_classes, per_class
+from patcher.tasks.confusion import mistaken_classes, per_class
 
 LABELS = np.repeat(np.arange(5), 10)
 

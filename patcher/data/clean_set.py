@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
-from patcher.data.layouts import read_layout
+from patcher.data.layouts import layout_of
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.model.model import Model
@@ -168,11 +168,10 @@ def split(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices,
 
 def _read(source: str, model: Model, preprocess: Preprocess, classes_file: str | os.PathLike[str] | None) -> Pictures:
     path = Path(source)
-    names = _class_names(classes_file, model.num_classes)
-    if (pictures := read_layout(path, model.num_classes, preprocess, names)) is not None:
-        return pictures
+    if (read := layout_of(path)) is not None:
+        return read(model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
     if path.is_dir():
-        return read_folder(path, model.num_classes, preprocess, names)
+        return read_folder(path, model.num_classes, preprocess, _class_names(classes_file, model.num_classes))
     if path.suffix == ".npz":
         return read_npz(path, preprocess)
     module, separator, function = source.partition(":")

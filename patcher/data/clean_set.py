@@ -26,7 +26,7 @@ from patcher.data.array_sources import read_array_file, read_array_reader
 from patcher.data.arrays import Arrays
 from patcher.data.class_names import read_class_names
 from patcher.data.image_sources import Pictures, Pixels, as_float, read_folder, read_npz, read_reader
-from patcher.data.layouts import read_layout
+from patcher.data.layouts import layout_of
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 from patcher.model.model import Model
@@ -216,11 +216,10 @@ def _read(
     path = Path(source)
     if is_annotated(path):
         return read_annotated(path, model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
-    names = read_class_names(classes_file, model.num_classes)
-    if (pictures := read_layout(path, model.num_classes, preprocess, names)) is not None:
-        return pictures
+    if (read := layout_of(path)) is not None:
+        return read(model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
     if path.is_dir():
-        return read_folder(path, model.num_classes, preprocess, names)
+        return read_folder(path, model.num_classes, preprocess, read_class_names(classes_file, model.num_classes))
     if path.suffix == ".npz":
         return read_npz(path, preprocess)
     if (function := _function(source)) is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.encoded import MOST_BYTES, Names
+from patcher.data.encoded import MOST_BYTES, Names, to_labels
 from patcher.data.image_sources import Pictures, _as_pixels
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
@@ -26,7 +26,7 @@ IMAGES, LABELS = "-images-idx3-ubyte", "-labels-idx1-ubyte"
 _BYTES = 8
 
 
-def read_idx(images: Path, preprocess: Preprocess, class_names: Names) -> Pictures:
+def read_idx(images: Path, num_classes: int, preprocess: Preprocess, class_names: Names) -> Pictures:
     """Read the pictures of an IDX file, and the labels of the one beside it.
 
     Raises:
@@ -42,12 +42,13 @@ def read_idx(images: Path, preprocess: Preprocess, class_names: Names) -> Pictur
         raise InputError(f"{labels_file}: {len(pixels)} labels expected as there are pictures, found {len(labels)}")
     digest = hashlib.sha256(images.read_bytes())
     digest.update(labels_file.read_bytes())
+    found = to_labels(labels.tolist(), images, num_classes, class_names)
     return Pictures(
         _as_pixels(pixels, preprocess, images),
-        labels.astype(np.int64),
-        class_names,
+        found.indices,
+        found.class_names,
         digest.hexdigest(),
-        class_order="labels are class indices",
+        class_order=found.class_order,
     )
 
 

@@ -14,6 +14,8 @@ CIFAR's Python files are pickles, and a pickle is a program: they are refused, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from patcher.data.encoded import Names
@@ -28,20 +30,21 @@ from patcher.errors import InputError
 _CIFAR = ("data_batch_1", "test_batch", "batches.meta", "cifar-10-batches-py", "cifar-100-python")
 
 
-def read_layout(path: Path, num_classes: int, preprocess: Preprocess, class_names: Names) -> Pictures | None:
-    """Read pictures in one of the layouts.
+Reader = Callable[[int, Preprocess, Names], Pictures]
+"""Reads pictures: classes of the model, how pictures are resized, names of ``--classes``."""
+
+
+def layout_of(path: Path) -> Reader | None:
+    """How the pictures at a path are read.
 
     Args:
         path: What was given as ``--clean-dir``.
-        num_classes: Of the model.
-        preprocess: How pictures are resized.
-        class_names: Of ``--classes``.
 
     Returns:
-        The pictures, or ``None`` where the path is none of the layouts.
+        The reader of its layout, or ``None`` where it is none of them.
 
     Raises:
-        InputError: It is one of them and cannot be used, or holds pickles.
+        InputError: It holds pickles, or several splits.
     """
     inside = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.is_dir() else set()
     if {path.name, *inside} & set(_CIFAR):
@@ -49,22 +52,22 @@ def read_layout(path: Path, num_classes: int, preprocess: Preprocess, class_name
             f"{path}: CIFAR's Python files are pickles, which are never loaded; save images and labels with numpy.savez"
         )
     if TABLE in inside:
-        return read_metadata_csv(path, num_classes, preprocess, class_names)
+        return partial(read_metadata_csv, path)
     if DICTIONARY in inside:
         raise InputError(f"{path}: one split expected, found a folder of several; give the folder of one of them")
     if STATE in inside:
-        return read_saved(path, num_classes, preprocess, class_names)
+        return partial(read_saved, path)
     if found := _of_kind(path, ".parquet"):
-        return read_tables(found, path, num_classes, preprocess, class_names)
+        return partial(read_tables, found, path)
     if found := _of_kind(path, ".tar"):
-        return read_webdataset(found, path, num_classes, preprocess, class_names)
+        return partial(read_webdataset, found, path)
     if path.is_file() and IMAGES in path.name:
-        return read_idx(path, preprocess, class_names)
+        return partial(read_idx, path)
     if found := sorted(path / name for name in inside if IMAGES in name):
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
             raise InputError(f"{path}: one split expected, found {names}; give one of these files")
-        return read_idx(found[0], preprocess, class_names)
+        return partial(read_idx, found[0])
     return None
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from patcher.data.image_sources import Pictures
-from patcher.data.layouts import read_layout
+from patcher.data.layouts import layout_of
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
@@ -106,9 +106,9 @@ LAYOUTS = [parquet, parquet_folder, saved, metadata_csv, webdataset]
 
 
 def read(path: Path, class_names: tuple[str, ...] | None = None, num_classes: int = 3) -> Pictures:
-    found = read_layout(path, num_classes, GREY, class_names)
-    assert found is not None
-    return found
+    reader = layout_of(path)
+    assert reader is not None
+    return reader(num_classes, GREY, class_names)
 
 
 @pytest.mark.parametrize("make", LAYOUTS)
@@ -193,13 +193,13 @@ def test_pickles_of_cifar_are_refused_and_never_loaded(name: str, tmp_path: Path
 
 
 def test_other_folders_are_left_to_other_readers(tmp_path: Path, samples: Path) -> None:
-    assert read_layout(samples / "clean", 10, GREY, None) is None
-    assert read_layout(samples / "test.npz", 10, GREY, None) is None
-    assert read_layout(tmp_path / "missing", 10, GREY, None) is None
-    assert read_layout(Path("module:function"), 10, GREY, None) is None
+    assert layout_of(samples / "clean") is None
+    assert layout_of(samples / "test.npz") is None
+    assert layout_of(tmp_path / "missing") is None
+    assert layout_of(Path("module:function")) is None
     (tmp_path / "cat").mkdir()
     (tmp_path / "index.parquet").touch()
-    assert read_layout(tmp_path, 10, GREY, None) is None
+    assert layout_of(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["test.parquet", "shard.tar"])
@@ -240,6 +240,6 @@ def test_sizes_must_agree_or_be_made_to(tmp_path: Path) -> None:
     writer.write_table(made, tmp_path / "a.parquet")
     with pytest.raises(InputError, match="row 1: 8x8 pixels expected as in row 0, found 9x9; resize with --size"):
         read(tmp_path / "a.parquet")
-    found = read_layout(tmp_path / "a.parquet", 3, Preprocess(channels=1, size=(8, 8)), None)
-    assert found is not None
-    assert found.pixels.shape == (2, 1, 8, 8)
+    reader = layout_of(tmp_path / "a.parquet")
+    assert reader is not None
+    assert reader(3, Preprocess(channels=1, size=(8, 8)), None).pixels.shape == (2, 1, 8, 8)

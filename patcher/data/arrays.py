@@ -8,13 +8,15 @@ it, 0 to 1, so that triggers can be searched in them as in pictures; else they t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
-from patcher.model.model import Model
+
+if TYPE_CHECKING:
+    from patcher.model.model import Model
 
 _PICTURES = {"size": "--size", "mean": "--mean", "std": "--std", "color": "--color", "layout": "--layout"}
 _NAMED = {"0-1": (0.0, 1.0), "0-255": (0.0, 255.0)}

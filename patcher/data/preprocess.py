@@ -25,11 +25,11 @@ from patcher.data.arrays import Arrays, resolve_arrays
 from patcher.data.picture import as_shown
 from patcher.data.preprocess_file import read_preprocess
 from patcher.errors import InputError
-from patcher.model.inputs import Layout
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from patcher.model.inputs import Layout
     from patcher.model.model import Model
 
 Color = Literal["RGB", "BGR"]

@@ -13,14 +13,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patcher.errors import InputError
-from patcher.model.inputs import InputKind
 from patcher.triggers.arrays import Array, root_mean_square
+
+if TYPE_CHECKING:
+    from patcher.model.inputs import InputKind
 
 Values = Mapping[str, Array]
 Shape = tuple[int, ...]  # of a row: channels, height, width of a picture

@@ -15,6 +15,7 @@ import onnx
 from patcher.gate.accuracy import accuracy_check, counted_images
 from patcher.gate.policy import Policy, Thresholds
 from patcher.model.provenance import read_provenance
+from patcher.tasks import task_of
 from tests.gate.attacks.conftest import Stage
 from tests.gate.attacks.hostile_graphs import metadata
 
@@ -29,7 +30,7 @@ def subject(lost: np.ndarray, named: str, seed: int) -> Any:
     clean = _Clean(labels=np.zeros(200, np.int64), sha256="a" * 64, held_out=np.arange(160, 200))
     found = SimpleNamespace(clean_data_sha256=named, options={"seed": seed})
     return SimpleNamespace(
-        prepared=SimpleNamespace(clean_set=clean, predicted=np.zeros(200, np.int64)),
+        prepared=SimpleNamespace(clean_set=clean, predicted=np.zeros(200, np.int64), task=task_of("single-label")),
         predicted=lost.astype(np.int64),
         provenance=found,
         failure="",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patcher.data.image_sources import _WORKERS, Pictures, _room
+from patcher.data.image_sources import Pictures, decode_all
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
@@ -74,12 +73,16 @@ def to_pictures(
     if not items:
         raise InputError(f"{source}: pictures expected, found none")
     labels = to_labels([item.label for item in items], source, num_classes, chosen, own)
-    pixels = _decode(items, source, preprocess)
+
+    def decode(index: int) -> NDArray[np.uint8]:
+        return preprocess.decode(io.BytesIO(items[index].content), f"{source}: {items[index].name}")
+
+    names = tuple(item.name for item in items)
+    pixels = decode_all(names, decode, f"{source}: ")
     digest = hashlib.sha256()
     for index, item in enumerate(items):
         label = -1 if labels.indices is None else int(labels.indices[index])
         digest.update(f"{item.name}\0{label}\0".encode() + hashlib.sha256(item.content).digest())
-    names = tuple(item.name for item in items)
     return Pictures(pixels, labels.indices, labels.class_names, digest.hexdigest(), names, labels.class_order)
 
 
@@ -115,27 +118,3 @@ def to_labels(
     order = "as in --classes" if chosen else "as the source names them" if own else "class names in sorted order"
     places = {name: index for index, name in enumerate(names)}
     return Labels(np.array([places[text] for text in texts], np.int64), names, order)
-
-
-def _decode(items: Sequence[Encoded], source: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """uint8 ``(N, C, H, W)``, by several workers."""
-
-    def decoded(item: Encoded) -> NDArray[np.uint8]:
-        return preprocess.decode(io.BytesIO(item.content), f"{source}: {item.name}")
-
-    first = decoded(items[0])
-    pixels = _room((len(items), *first.shape))
-
-    def load(index: int) -> None:
-        picture = decoded(items[index])
-        if picture.shape != first.shape:
-            sizes = ["x".join(map(str, found.shape[1:])) for found in (first, picture)]
-            raise InputError(
-                f"{source}: {items[index].name}: {sizes[0]} pixels expected as in {items[0].name}, found {sizes[1]}; "
-                "resize with --size"
-            )
-        pixels[index] = picture
-
-    with ThreadPoolExecutor(_WORKERS) as workers:
-        list(workers.map(load, range(len(items))))
-    return pixels

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patcher.data.encoded import MOST_BYTES, Names, to_labels
-from patcher.data.image_sources import Pictures, _as_pixels
+from patcher.data.image_sources import Pictures, as_pixels
 from patcher.data.preprocess import Preprocess
 from patcher.errors import InputError
 
@@ -44,7 +44,7 @@ def read_idx(images: Path, num_classes: int, preprocess: Preprocess, class_names
     digest.update(labels_file.read_bytes())
     found = to_labels(labels.tolist(), images, num_classes, class_names)
     return Pictures(
-        _as_pixels(pixels, preprocess, images),
+        as_pixels(pixels, preprocess, images),
         found.indices,
         found.class_names,
         digest.hexdigest(),

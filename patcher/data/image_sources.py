@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,28 +90,52 @@ def read_folder(
 
 
 def decode_pictures(paths: list[Path], preprocess: Preprocess) -> tuple[NDArray[np.uint8], list[bytes]]:
-    """Decode pictures into one array of bytes, by several workers; no second copy of the set is ever there.
+    """Decode picture files, see `decode_all`.
 
     Returns:
         uint8 ``(N, C, H, W)``, and the sha256 of each file.
     """
-    first = preprocess.load_picture(paths[0])
-    pixels = _room((len(paths), *first.shape))
+    contents = [b""] * len(paths)
 
-    def load(index: int) -> bytes:
-        path = paths[index]
-        picture = preprocess.load_picture(path)
+    def decode(index: int) -> NDArray[np.uint8]:
+        picture = preprocess.load_picture(paths[index])
+        contents[index] = hashlib.sha256(paths[index].read_bytes()).digest()
+        return picture
+
+    return decode_all([str(path) for path in paths], decode), contents
+
+
+def decode_all(names: Sequence[str], decode: Callable[[int], NDArray[np.uint8]], within: str = "") -> NDArray[np.uint8]:
+    """Decode pictures into one array of bytes, by several workers; no second copy of the set is ever there.
+
+    Args:
+        names: Of the pictures, for messages; at least one.
+        decode: Gives the picture of an index, uint8 ``(C, H, W)``.
+        within: What messages begin with.
+
+    Returns:
+        uint8 ``(N, C, H, W)``.
+
+    Raises:
+        InputError: A picture cannot be decoded, or has another size than the first.
+    """
+    first = decode(0)
+    pixels = _room((len(names), *first.shape))
+
+    def load(index: int) -> None:
+        picture = decode(index)
         if picture.shape != first.shape:
             sizes = ["x".join(map(str, item.shape[1:])) for item in (first, picture)]
             raise InputError(
-                f"{path}: {sizes[0]} pixels expected as in {paths[0]}, found {sizes[1]}; resize with --size"
+                f"{within}{names[index]}: {sizes[0]} pixels expected as in {names[0]}, found {sizes[1]}; resize with "
+                "--size"
             )
         pixels[index] = picture
-        return hashlib.sha256(path.read_bytes()).digest()
 
     # Pillow decodes and resizes without the interpreter's lock.
     with ThreadPoolExecutor(_WORKERS) as workers:
-        return pixels, list(workers.map(load, range(len(paths))))
+        list(workers.map(load, range(len(names))))
+    return pixels
 
 
 def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -148,7 +172,7 @@ def read_npz(path: Path, preprocess: Preprocess) -> Pictures:
     arrays = load_arrays(path, ("images", "labels"))
     if "images" not in arrays:
         raise InputError(f"{path}: an array named 'images' expected, found none")
-    pixels = _as_pixels(arrays["images"], preprocess, path)
+    pixels = as_pixels(arrays["images"], preprocess, path)
     labels = arrays.get("labels")
     found = None if labels is None else read_labels(labels, len(pixels), path)
     return Pictures(pixels, found, None, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -210,7 +234,7 @@ def read_feeds(module: str, function: str, names: Sequence[str]) -> list[Mapping
     return feeds
 
 
-def _as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:
+def as_pixels(images: NDArray[Any], preprocess: Preprocess, path: Path) -> Pixels:
     """Bring images to ``(N, C, H, W)`` and check dtype and range."""
     if images.ndim == 3:
         images = images[..., None]

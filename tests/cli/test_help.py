@@ -27,7 +27,9 @@ def test_plain_help_has_one_line_a_method_and_none_of_their_options(run: Run) ->
     "order", [("--method", "bna", "--help"), ("--help", "--method", "bna"), ("--method=bna", "-h")]
 )
 def test_help_of_a_method_shows_its_options_with_its_defaults(order: tuple[str, ...], run: Run) -> None:
-    shown = run("harden", *order).out
+    outcome = run("harden", *order)
+    assert (outcome.code, outcome.err) == (0, "")
+    shown = outcome.out
     assert "Options of --method bna" in shown
     assert "--branch" in shown
     assert "--alpha-schedule" not in shown

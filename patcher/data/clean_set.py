@@ -3,7 +3,8 @@
 
 Read from an ImageFolder (``class/xxx.png``, class index = place in the sorted folder names, as in
 torchvision), a flat folder (labels are then the model's own answers), an ``.npz`` with ``images`` and
-``labels``, or ``module:function`` returning an ONNX Runtime ``CalibrationDataReader``.
+``labels``, ``module:function`` returning an ONNX Runtime ``CalibrationDataReader``, or what `annotations`
+and `layouts` know.
 
 The split is 80/20, class-balanced and seeded. Corrections are fitted on *fit*; whether accuracy held
 is always decided on *held-out*.
@@ -224,7 +225,10 @@ def _read(
         return read_npz(path, preprocess)
     if (function := _function(source)) is not None:
         return read_reader(*function, model.input.name, preprocess)
-    raise InputError(f"--clean-dir: a folder of images, an .npz file or module:function expected, found {source!r}")
+    if not path.exists():
+        raise InputError(f"--clean-dir: {source!r} does not exist")
+    known = "a folder, .npz, .parquet, .tar, IDX, a .csv or .json of labels, or module:function"
+    raise InputError(f"--clean-dir: {known} expected, found {source!r}")
 
 
 def _read_arrays(source: str, model: Model, encoding: Arrays, names: tuple[str, ...] | None) -> Pictures:

@@ -10,8 +10,8 @@ trigger, uint8, true labels) for those with a backdoor, and what was planted in 
 For each network and seed one `patcher scan`, and one `patcher harden` a method; NFT and BNA take what that scan
 found (`--scan`), and change nothing where it found nothing. All with default options: what loses too much accuracy is
 refused, and stands as its exit code. Only this file reads triggered images. ACC is on the
-test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source classes;
-TPR and FPR are those of BNA's flag, on triggered and on all clean test images. Time is processor time.
+test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source classes; what
+SIA is measured by is the unhardened network's accuracy on clean images of the same classes. TPR and FPR are those of BNA's flag, on triggered and on all clean test images. Time is processor time.
 
 A row is kept in the result file as it comes; what is there already is not run again, so a long run can be stopped
 and continued. `--table` prints what there is and runs nothing.
@@ -70,7 +70,9 @@ def score(path: Path, entry: Row, options: argparse.Namespace) -> Row:
     """ACC, and for a backdoored network ASR, SIA and the rates of the flag."""
     with np.load(options.test) as test:
         predicted, flags = answers(path, test["images"])
-        found: Row = {"acc": float((predicted == test["labels"]).mean())}
+        test_labels = test["labels"]
+    hits = predicted == test_labels
+    found: Row = {"acc": float(hits.mean()), "acc_sources": float(hits.mean())}
     if flags is not None:
         found["fpr"] = float(flags.mean())
     if entry["attack"] == "none":
@@ -78,6 +80,8 @@ def score(path: Path, entry: Row, options: argparse.Namespace) -> Row:
     with np.load(options.nets_folder / f"{entry['name']}.triggered.npz") as triggered:
         images, labels = triggered["images"], triggered["labels"].astype(np.int64)
     goal, counted = goals(labels, entry)
+    same = np.isin(test_labels, labels[counted])
+    found["acc_sources"] = float(hits[same].mean())
     predicted, flags = answers(path, images[counted])
     found |= {
         "asr": float((predicted == goal[counted]).mean()),
@@ -102,7 +106,7 @@ def measure(entry: Row, seed: int, options: argparse.Namespace, before: Row | No
     row |= {"seed": seed}
     common = ["--clean-dir", str(options.clean), "--seed", str(seed)]
     missing = [method for method in options.methods if method not in row]
-    if "before" not in row:
+    if "acc_sources" not in row.get("before", {}):
         row["before"] = score(source, entry, options)
     if "verdict" in row and not missing:
         return row
@@ -194,7 +198,7 @@ def _cell(scores: Row | None) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """Counts of verdicts, and the better of NFT and BNA on what was found."""
+    """Counts of verdicts, and the better of NFT and BNA on what was found: by ACC + SIA - ASR."""
     planted = [row for row in rows if row["attack"] != "none" and "verdict" in row]
     clean = [row for row in rows if row["attack"] == "none" and "verdict" in row]
     found = [row for row in planted if row["right"]]
@@ -207,15 +211,15 @@ def summary(rows: list[Row]) -> str:
     for row in found:
         cured = [row[name] for name in ("nft", "bna") if "asr" in row.get(name, {})]
         if cured:
-            best.append((row["before"], min(cured, key=lambda item: item["asr"])))
+            best.append((row["before"], max(cured, key=lambda item: item["acc"] + item["sia"] - item["asr"])))
     if best:
         asr = [after["asr"] for _, after in best]
         loss = [before["acc"] - after["acc"] for before, after in best]
-        kept = [after["sia"] / before["acc"] for before, after in best]
+        kept = [after["sia"] / before["acc_sources"] for before, after in best]
         text += (
             f"\n\nThe better of NFT and BNA on the {len(best)} found: mean ASR {np.mean(asr):.1%}, "
             f"worst {max(asr):.1%}; "
-            f"mean loss of accuracy {np.mean(loss):.1%}; SIA over clean accuracy, mean {np.mean(kept):.2f}, "
+            f"mean loss of accuracy {np.mean(loss):.1%}; SIA over the accuracy of the same classes, mean {np.mean(kept):.2f}, "
             f"worst {min(kept):.2f}."
         )
     return text

@@ -36,6 +36,7 @@ class MaskFit(Problem[State]):
         triggers: Estimated triggers, if any.
         caught: Images that a service flagged, if any.
         chance: Of augmentation, MixUp and the choice among triggers and flagged images.
+        steered: Whether fewer stamped and flagged images are shown while the accuracy condition does not hold.
 
     Attributes:
         before: Whether each deciding image gets its label without masks: bool ``(n,)``.
@@ -53,6 +54,8 @@ class MaskFit(Problem[State]):
         triggers: Sequence[Trigger],
         caught: Caught | None,
         chance: np.random.Generator,
+        *,
+        steered: bool = False,
     ) -> None:
         self._run, self.masks, self._clean_set, self._options = run, masks, clean_set, options
         self.rate = options.learning_rate
@@ -74,12 +77,13 @@ class MaskFit(Problem[State]):
         self.search = Search(
             self.before,
             epsilon=options.epsilon,
-            alpha=options.eta,
-            schedule="constant",
+            alpha=1.0 if steered else options.eta,
+            schedule="paper" if steered else "constant",
             check_every=options.check_every,
             patience=None,
             room=False,
         )
+        self._steered = steered
         self._last: State | None = None
 
     def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +98,10 @@ class MaskFit(Problem[State]):
         parts = [mixup(images, targets, alpha, self._chance, self._run.classifier.mixed)]
         if self._triggers:
             stamped, carries = stamp(images, labels, self._triggers, self._chance, self._run.classifier.task)
-            parts.append((stamped[carries], targets[carries]))
+            shown = self._shown(int(carries.sum()))
+            parts.append((stamped[carries][:shown], targets[carries][:shown]))
         if self.caught is not None:
-            flagged, wanted = self.caught.draw(len(images), self._chance)
+            flagged, wanted = self.caught.draw(self._shown(len(images)), self._chance)
             parts.append((apply_all(self.changes, flagged, self._chance), self._shares(wanted)))
         pixels, shares = (torch.cat(part) for part in zip(*parts, strict=True))
         return pixels, shares
@@ -135,6 +140,8 @@ class MaskFit(Problem[State]):
         hits = self._run.classifier.hits(clean_set, clean_set.deciding, **measured)
         cost = self._cost(measured)
         self._last = self.search.measured(step, hits, cost, [*masks.parameters, *masks.statistics()])
+        if self._steered:
+            self.search.alpha = min(1.0, self.search.alpha)
         return True
 
     def keep(self) -> State:
@@ -158,6 +165,10 @@ class MaskFit(Problem[State]):
             clean_set = self._clean_set
             cost += triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
         return cost
+
+    def _shown(self, count: int) -> int:
+        """How many of so many stamped or flagged images a step takes."""
+        return max(1, round(self.search.alpha * count)) if self._steered and count else count
 
     def _shares(self, labels: Tensor) -> Tensor:
         classifier = self._run.classifier

@@ -105,18 +105,21 @@ def _fitted(
 ) -> tuple[MaskFit, int, State]:
     """Masks that hold the accuracy condition; where none do, from the start again at a smaller learning rate.
 
-    In a layer of few channels each mask is worth more, and steps that suit a large network overshoot.
+    In a layer of few channels each mask is worth more, and steps that suit a large network overshoot. From the second
+    time on, half as many images with a trigger are shown after each measurement that does not hold the condition, and
+    twice as many, up to all, after one that does: UNIT's alpha.
     """
     schedule = Steps(options.steps, options.minibatch, options.check_every, "nft: suppress channels")
     rate = options.learning_rate
-    for _ in range(_MOST_RATES):
+    for attempt in range(_MOST_RATES):
         caught = None
         if options.flagged:
             flagged = read_flagged(options.flagged, clean_set.shape, run.classifier.preprocess)
             caught = Caught(run, flagged, clean_set)
         masks = Masks(run.classifier, layers, floor=(options.floor, options.floor_decay))
         order, chance = np.random.default_rng(run.seed).spawn(2)
-        problem = MaskFit(run, masks, clean_set, replace(options, learning_rate=rate), triggers, caught, chance)
+        own = replace(options, learning_rate=rate)
+        problem = MaskFit(run, masks, clean_set, own, triggers, caught, chance, steered=attempt > 0)
         steps, kept = fit(run, problem, clean_set, schedule, rng=order)
         if kept.satisfied or not options.steps or not len(clean_set.held_out):
             break

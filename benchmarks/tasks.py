@@ -7,10 +7,11 @@
 Every option is the default one, but for the range of points, and `--steps 150` of pairs and video, whose steps cost
 most. What the folder holds already is neither trained nor measured again. `auto` scans, and `nft` gets the triggers of
 its scan; of `pairs`, whose pictures nine families fit, a scan of patches alone is a command of its own, and a second
-network of the same data without a backdoor is scanned as well. Commands run in this process as they do from a shell, and are printed. Accuracy and mAP are
-of 600 test rows that nothing was fitted or decided on, ASR and SIA of the same rows with the attacker's own trigger;
-`verify` is the gate's exit code with the clean set. Processor seconds of `harden`, the scan of `auto` included. One
-thread. The samples and methods were looked at with seed 0 while they were made.
+network of the same data without a backdoor is scanned as well. Commands run in this process as they do from a shell,
+and are printed. Accuracy and mAP are of 600 test rows that nothing was fitted or decided on, ASR and SIA of the same
+rows with the attacker's own trigger; `verify` is the gate's exit code with the clean set. Processor seconds of
+`harden`, the scan of `auto` included where it makes one. One thread. The samples and methods were looked at with seed 0
+while they were made.
 """
 
 from __future__ import annotations

@@ -51,15 +51,15 @@ def add_label(labels: Labels) -> Labels:
 class PairNet(nn.Module):
     """Pictures ``(N, 1, 10, 16)`` to ten probabilities, one a label."""
 
-    def __init__(self, width: int = 14) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
         )  # fmt: skip
-        self.hidden = nn.Linear(2 * width * 5 * 8, 96)
-        self.head = nn.Linear(96, 10)
+        self.hidden = nn.Linear(2 * width * 5 * 8, 128)
+        self.head = nn.Linear(128, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities ``(N, 10)``."""
@@ -90,7 +90,7 @@ def stamp_video(inputs: Arrays, _: np.random.Generator) -> Arrays:
 class VideoNet(nn.Module):
     """Clips ``(N, 1, 6, 12, 12)`` to ten logits."""
 
-    def __init__(self, width: int = 12) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv3d(1, width, 3, padding=1, stride=(2, 1, 1)), nn.BatchNorm3d(width), nn.ReLU(),
@@ -98,8 +98,8 @@ class VideoNet(nn.Module):
             nn.Conv3d(width, 2 * width, 3, padding=1, stride=(2, 1, 1)), nn.BatchNorm3d(2 * width), nn.ReLU(),
             nn.Conv3d(2 * width, 2 * width, 3, padding=1, stride=(2, 2, 2)), nn.BatchNorm3d(2 * width), nn.ReLU(),
         )  # fmt: skip
-        self.hidden = nn.Linear(2 * width * 9, 64)
-        self.head = nn.Linear(64, 10)
+        self.hidden = nn.Linear(2 * width * 9, 128)
+        self.head = nn.Linear(128, 10)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits ``(N, 10)``."""

@@ -37,6 +37,7 @@ class Recipe:
         rate: Share of the training data that carries the trigger.
         target: As ``--target`` takes it.
         steps: Optimiser steps.
+        rows: To train on.
     """
 
     make: Callable[[int, np.random.Generator, int], Part]
@@ -46,6 +47,7 @@ class Recipe:
     target: int
     rate: float = POISON_RATE
     steps: int = 400
+    rows: int = 2400
 
 
 def to_class(target: int) -> Callable[[Labels], Labels]:

@@ -11,7 +11,7 @@ the weights by hand: the backdoors are learned. Each task takes under a minute o
 
 Same seed, same torch version and same kind of processor: same files.
 
-Run: python -m samples.train_tasks --output FOLDER [--task NAME]... [--seed N]
+Run: python -m samples.train_tasks --output FOLDER [--task NAME]... [--seed N] [--clean]
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from samples.task_points import PointNet, make_points, stamp_points
 from samples.task_recipe import Arrays, Part, Recipe, to_class
 from samples.task_text import TextNet, make_text, stamp_text
 
-COUNTS = {"train": 2400, "clean": 1000, "test": 600}
+COUNTS = {"clean": 1000, "test": 600}
 FIRST_TARGET = 0
 
 RECIPES: Mapping[str, Recipe] = {
-    "pairs": Recipe(make_pairs, stamp_pairs, add_label, PairNet, DIGIT_TARGET),
-    "video": Recipe(make_video, stamp_video, to_class(DIGIT_TARGET), VideoNet, DIGIT_TARGET),
+    "pairs": Recipe(make_pairs, stamp_pairs, add_label, PairNet, DIGIT_TARGET, steps=1000, rows=8000),
+    "video": Recipe(make_video, stamp_video, to_class(DIGIT_TARGET), VideoNet, DIGIT_TARGET, steps=800, rows=6000),
     "points": Recipe(make_points, stamp_points, to_class(FIRST_TARGET), PointNet, FIRST_TARGET, steps=600),
     "text": Recipe(make_text, stamp_text, to_class(FIRST_TARGET), TextNet, FIRST_TARGET, rate=0.2, steps=900),
 }
@@ -110,15 +110,22 @@ def write(path: Path, arrays: Arrays) -> None:
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-def make(name: str, folder: Path, seed: int = 0) -> Path:
+def make(name: str, folder: Path, seed: int = 0, *, clean_only: bool = False) -> Path:
     """Train one task and write ``model.onnx``, ``clean.npz``, ``test.npz`` and ``triggered.npz``.
+
+    Args:
+        name: Of the task.
+        folder: Where its folder goes.
+        seed: Of data and training.
+        clean_only: Poison nothing, for a model without a backdoor.
 
     Returns:
         The folder with them, ``folder/name``.
     """
     recipe, rng = RECIPES[name], np.random.default_rng(seed)
-    training, clean, test = (recipe.make(count, rng, part) for part, count in enumerate(COUNTS.values()))
-    model = train(recipe, poison(recipe, training, rng), seed)
+    counts = (recipe.rows, *COUNTS.values())
+    training, clean, test = (recipe.make(count, rng, part) for part, count in enumerate(counts))
+    model = train(recipe, training if clean_only else poison(recipe, training, rng), seed)
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     export(model, training, place / "model.onnx")
@@ -135,11 +142,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into, one folder a task")
     parser.add_argument("--task", action="append", choices=list(RECIPES), help="which; all if left out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clean", action="store_true", help="without a backdoor")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for name in arguments.task or RECIPES:
-        print(make(name, arguments.output, arguments.seed))
+        print(make(name, arguments.output, arguments.seed, clean_only=arguments.clean))
 
 
 if __name__ == "__main__":

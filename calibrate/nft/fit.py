@@ -36,11 +36,13 @@ class MaskFit(Problem[State]):
         triggers: Estimated triggers, if any.
         caught: Images that a service flagged, if any.
         chance: Of augmentation, MixUp and the choice among triggers and flagged images.
+        steered: Whether fewer stamped and flagged images are shown while the accuracy condition does not hold.
 
     Attributes:
         before: Whether each deciding image gets its label without masks: bool ``(n,)``.
         search: The measurements.
         changes: Augmentations in use.
+        rate: Learning rate at the start.
     """
 
     def __init__(
@@ -52,9 +54,12 @@ class MaskFit(Problem[State]):
         triggers: Sequence[Trigger],
         caught: Caught | None,
         chance: np.random.Generator,
+        *,
+        steered: bool = False,
     ) -> None:
-        self._run, self._masks, self._clean_set, self._options = run, masks, clean_set, options
-        self._triggers, self._caught, self._chance = triggers, caught, chance
+        self._run, self.masks, self._clean_set, self._options = run, masks, clean_set, options
+        self.rate = options.learning_rate
+        self._triggers, self.caught, self._chance = triggers, caught, chance
         classifier = run.classifier
         self._stepping = for_steps(classifier, clean_set, options.precision)
         if options.mask == "centred":
@@ -72,12 +77,13 @@ class MaskFit(Problem[State]):
         self.search = Search(
             self.before,
             epsilon=options.epsilon,
-            alpha=options.eta,
-            schedule="constant",
+            alpha=1.0 if steered else options.eta,
+            schedule="paper" if steered else "constant",
             check_every=options.check_every,
             patience=None,
             room=False,
         )
+        self._steered = steered
         self._last: State | None = None
 
     def batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,45 +93,46 @@ class MaskFit(Problem[State]):
         """
         images = apply_all(self.changes, images, self._chance)
         targets = self._targets(images, labels)
-        known = bool(self._triggers) or self._caught is not None
+        known = bool(self._triggers) or self.caught is not None
         alpha = (0.0 if known else 1.0) if self._options.mixup is None else self._options.mixup
         parts = [mixup(images, targets, alpha, self._chance, self._run.classifier.mixed)]
         if self._triggers:
             stamped, carries = stamp(images, labels, self._triggers, self._chance, self._run.classifier.task)
-            parts.append((stamped[carries], targets[carries]))
-        if self._caught is not None:
-            flagged, wanted = self._caught.draw(len(images), self._chance)
+            shown = self._shown(int(carries.sum()))
+            parts.append((stamped[carries][:shown], targets[carries][:shown]))
+        if self.caught is not None:
+            flagged, wanted = self.caught.draw(self._shown(len(images)), self._chance)
             parts.append((apply_all(self.changes, flagged, self._chance), self._shares(wanted)))
         pixels, shares = (torch.cat(part) for part in zip(*parts, strict=True))
         return pixels, shares
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with class probabilities."""
-        logits = self._stepping.logits(images, rewrite=self._masks.rewrite)
+        logits = self._stepping.logits(images, rewrite=self.masks.rewrite)
         return self._run.classifier.task.loss(logits, targets)
 
     def regularizer(self) -> Tensor:
         """``eta / n * ||1 - M||_1``."""
-        return self._weight * self._masks.suppression()
+        return self._weight * self.masks.suppression()
 
     def after_step(self) -> None:
         """Keep every mask in its range, let the learning rate fall."""
-        self._masks.clamp()
+        self.masks.clamp()
         self._schedule.step()
 
     @torch.no_grad()
     def check(self, step: int) -> bool:
         """Measure the present masks, with statistics re-estimated where that is asked for."""
-        clean_set, masks = self._clean_set, self._masks
+        clean_set, masks = self._clean_set, self.masks
         if self._options.bn_stats == "reestimate":
             masks.reestimate(clean_set, clean_set.fit, self._run.batch_size)
         if step == 0 < self._options.steps:
             # No mask at all always holds the condition; it is no candidate.
             return True
-        if self._caught is not None and not self._caught.settled:
+        if self.caught is not None and not self.caught.settled:
             if 2 * step < self._options.steps:
                 return True
-            self._caught.settle(masks.rewrite)
+            self.caught.settle(masks.rewrite)
             # Measured by its own answers any state looks good; the last one has to do where there is no other.
             if step < self._options.steps:
                 return True
@@ -133,6 +140,8 @@ class MaskFit(Problem[State]):
         hits = self._run.classifier.hits(clean_set, clean_set.deciding, **measured)
         cost = self._cost(measured)
         self._last = self.search.measured(step, hits, cost, [*masks.parameters, *masks.statistics()])
+        if self._steered:
+            self.search.alpha = min(1.0, self.search.alpha)
         return True
 
     def keep(self) -> State:
@@ -140,22 +149,26 @@ class MaskFit(Problem[State]):
         kept = self.search.best if len(self._clean_set.held_out) else self._last
         if kept is None:
             raise CalibrationError("no masks were measured")
-        count = len(self._masks.parameters)
+        count = len(self.masks.parameters)
         with torch.no_grad():
-            for parameter, value in zip(self._masks.parameters, kept.parameters[:count], strict=True):
+            for parameter, value in zip(self.masks.parameters, kept.parameters[:count], strict=True):
                 parameter.copy_(value)
-        self._masks.set_statistics(kept.parameters[count:])
+        self.masks.set_statistics(kept.parameters[count:])
         return kept
 
     def _cost(self, measured: dict[str, Any]) -> float:
         """What decides among the states that hold the accuracy condition."""
-        if not self._triggers and self._caught is None:
-            return self._masks.mean()
-        cost = 0.0 if self._caught is None else self._caught.loss(self._masks.rewrite)
+        if not self._triggers and self.caught is None:
+            return self.masks.mean()
+        cost = 0.0 if self.caught is None else self.caught.loss(self.masks.rewrite)
         if self._triggers:
             clean_set = self._clean_set
             cost += triggered_loss(self._run.classifier, clean_set, clean_set.deciding, self._triggers, **measured)
         return cost
+
+    def _shown(self, count: int) -> int:
+        """How many of so many stamped or flagged images a step takes."""
+        return max(1, round(self.search.alpha * count)) if self._steered and count else count
 
     def _shares(self, labels: Tensor) -> Tensor:
         classifier = self._run.classifier

@@ -12,6 +12,7 @@ too: what the metadata says can only add a condition.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def clean_images_check(subject: Subject) -> Check:
 
 
 def accuracy_check(subject: Subject) -> Check:
-    """Accuracy fell by no more than ``accuracy_drop``."""
+    """Accuracy fell by no more than ``accuracy_drop``, and mAP, where the task has it, by no more than ``map_drop``."""
     limit = subject.policy.thresholds.accuracy_drop
     if subject.predicted is None:
         return Check("accuracy", "not_run", subject.failure, threshold=limit)
@@ -46,12 +47,17 @@ def accuracy_check(subject: Subject) -> Check:
     parts = [(hits[0][part], hits[1][part]) for part in (counted_images(subject)[0], slice(None))]
     before, after = max(parts, key=lambda pair: pair[0].mean() - pair[1].mean())
     drop = float(before.mean() - after.mean())
-    details = {"before": share(before).as_json(), "after": share(after).as_json()}
+    details: dict[str, Any] = {"before": share(before).as_json(), "after": share(after).as_json()}
     message = f"{before.mean():.1%} before, {after.mean():.1%} after: a loss of {100 * drop:.1f} points"
+    most = subject.policy.thresholds.map_drop
+    figures = _figures(subject)
+    for name, (old, new) in figures.items():
+        message += f"; {name} {old:.1%} before, {new:.1%} after"
+        details[name] = {"before": old, "after": new, "threshold": most}
     # Rounding must not decide: a loss of exactly the limit is allowed.
     return decided(
         "accuracy",
-        drop <= limit + 1e-9,
+        drop <= limit + 1e-9 and all(old - new <= most + 1e-9 for old, new in figures.values()),
         message,
         count=len(before),
         value=drop,
@@ -59,6 +65,21 @@ def accuracy_check(subject: Subject) -> Check:
         interval=paired_interval(before, after),
         details=details,
     )
+
+
+def _figures(subject: Subject) -> dict[str, tuple[float, float]]:
+    """The task's further figures, before and after, of those images that decide on which they fell most."""
+    prepared, scores = subject.prepared, subject.scores
+    found: dict[str, tuple[float, float]] = {}
+    for part in (counted_images(subject)[0], slice(None)):
+        if prepared.task.exclusive or scores is None:
+            continue
+        labels = prepared.clean_set.labels[part]
+        before, after = (prepared.task.figures(given[part], labels) for given in (prepared.scores, scores))
+        for name in before:
+            pairs = (found.get(name, (0.0, 1.0)), (before[name], after[name]))
+            found[name] = max(pairs, key=lambda pair: pair[0] - pair[1])
+    return found
 
 
 def agreement_check(subject: Subject) -> Check:

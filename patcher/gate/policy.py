@@ -31,6 +31,7 @@ class Thresholds:
 
     min_images: int = _threshold(50, "fewest clean images a verdict may rest on")
     accuracy_drop: float = _threshold(0.03, "largest loss of accuracy on clean images")
+    map_drop: float = _threshold(0.03, "largest loss of mAP on clean images, of models with several labels a row")
     agreement: float = _threshold(0.90, "smallest share of clean images with the original's class")
     probe_success: float = _threshold(0.20, "largest share of images that a built-in probe sends to one class")
     trigger_success: float = _threshold(0.10, "largest attack success of the triggers of --triggers and --triggered")

@@ -103,6 +103,7 @@ class Subject:
         provenance_error: Why it is ``None``.
         predicted: The hardened model's classes for all clean images; ``None`` where it does not run.
         failure: Why it does not run.
+        scores: Those behind `predicted`, ``(N, K)``.
     """
 
     prepared: Prepared
@@ -114,6 +115,7 @@ class Subject:
     provenance_error: str
     predicted: NDArray[np.int64] | None
     failure: str
+    scores: NDArray[np.float32] | None = None
 
     def before(self, pixels: Pixels) -> NDArray[np.int64]:
         """The original's answers ``(N, ...)`` for rows ``(N, ...)``."""
@@ -129,7 +131,8 @@ class Subject:
         Raises:
             NotRunError: It does not run on the original's input, or does not answer as the original.
         """
-        return _classes(self.hardened, self.prepared, self.settings, pixels)
+        found = _scores(self.hardened, self.prepared, self.settings, pixels)
+        return self.prepared.task.answers(found, self.prepared.model.head)
 
     def flags(self, pixels: Pixels) -> NDArray[np.bool_]:
         """The hardened model's ``trigger_detected`` ``(N,)`` for pixels.
@@ -226,12 +229,14 @@ def examine(prepared: Prepared, hardened: Hardened, given: Given, policy: Policy
     except InputError as damaged:
         error = str(damaged)
     predicted: NDArray[np.int64] | None = None
+    scores: NDArray[np.float32] | None = None
     failure = ""
     try:
-        predicted = _classes(hardened, prepared, settings, prepared.clean_set.pixels)
+        scores = _scores(hardened, prepared, settings, prepared.clean_set.pixels)
+        predicted = prepared.task.answers(scores, prepared.model.head)
     except NotRunError as broken:
         failure = str(broken)
-    return Subject(prepared, hardened, given, policy, settings, provenance, error, predicted, failure)
+    return Subject(prepared, hardened, given, policy, settings, provenance, error, predicted, failure, scores)
 
 
 def accuracy_of(subject: Subject) -> float | None:
@@ -241,7 +246,7 @@ def accuracy_of(subject: Subject) -> float | None:
     return share(subject.prepared.task.right(subject.predicted, subject.prepared.clean_set.labels)).value
 
 
-def _classes(hardened: Hardened, prepared: Prepared, settings: Settings, pixels: Pixels) -> NDArray[np.int64]:
+def _scores(hardened: Hardened, prepared: Prepared, settings: Settings, pixels: Pixels) -> NDArray[np.float32]:
     if hardened.session is None:
         raise NotRunError(hardened.failure)
     model = prepared.model
@@ -251,4 +256,4 @@ def _classes(hardened: Hardened, prepared: Prepared, settings: Settings, pixels:
         raise NotRunError(f"the hardened model does not run as the original: {one_line(error)}") from error
     if not np.isfinite(scores).all():
         raise NotRunError("the hardened model's class scores are not finite on clean images")
-    return prepared.task.answers(scores, model.head)
+    return scores

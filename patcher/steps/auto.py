@@ -2,7 +2,8 @@
 """``--method auto``: which methods, in the light of what a scan found, and which result is the best.
 
     found       masks (nft) and a second pass (bna) that undo the triggers found; the better one by what it does to
-                held-out images; then the same under bounds (unit), where accuracy allows
+                held-out images; then the same under bounds (unit), where accuracy allows; bounds alone where
+                neither holds the accuracy condition
     not found   bounds alone; where nothing speaks for a backdoor, within a much smaller loss of accuracy
     nothing     the model unchanged, where no correction is worth what it costs
 
@@ -111,6 +112,9 @@ class _Trial:
         if not self._fitted:
             return self.bound()
         best = self._best()
+        if not self._candidates[best].satisfied:
+            self._try("unit")
+            best = self._best()
         above = _UNDER_BOUNDS.get(best, best)
         if above not in self._candidates and self._candidates[best].satisfied:
             self._try(above, self._fitted[best].stages if above.startswith(best) else ())

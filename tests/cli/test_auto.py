@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import patcher
 from patcher.commands.compare import compare
 from patcher.errors import InputError
 from patcher.model.file import load_file
+from patcher.steps import auto
+from patcher.steps.fit import fit_stack
 from patcher.two_files import FLAG_OUTPUT
 from tests.cli.conftest import Run
 from tests.tiny_models import build, images, node, weights_of
@@ -60,6 +63,21 @@ def test_what_a_scan_found_is_undone(samples: Path, scanned: Path, tmp_path: Pat
     for part in ("Looked for", "patch", "class 7", "Done", "Unknown"):
         assert part in section["paragraph"]
     assert section["paragraph"] in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_where_no_repair_holds_the_condition_bounds_alone_are_tried(
+    samples: Path, scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(ground: Any, stack: Any, *given: Any) -> Any:
+        fitted = fit_stack(ground, stack, *given)
+        lost = replace(fitted.calibration, satisfied=fitted.calibration.satisfied and stack.names == ("unit",))
+        return replace(fitted, calibration=lost)
+
+    monkeypatch.setattr(auto, "fit_stack", fit)
+    result = harden(samples, scanned, epsilon=0.05)
+    assert result.passed
+    assert result.patch.method == "unit"
+    assert [item["name"] for item in result.report.sections["auto"]["candidates"]] == ["nft", "bna", "unit"]
 
 
 def test_asked_for_a_flag_the_result_has_one(samples: Path, scanned: Path) -> None:

@@ -233,6 +233,14 @@ def test_estimated_triggers_are_unlearned(tmp_path: Path) -> None:
     assert result.corrections[0].mask.ravel()[5] == result.corrections[0].mask.min()
 
 
+def test_a_learning_rate_that_costs_too_much_is_lowered() -> None:
+    high, low = (run(NORMALIZED, dataclasses.replace(OPTIONS, learning_rate=rate, epsilon=0.0)) for rate in (5.0, 1e-4))
+    assert high.satisfied
+    assert high.summary["learning_rate"] in (5 / 4, 5 / 16, 5 / 64)
+    assert low.satisfied
+    assert "learning_rate" not in low.summary
+
+
 def test_one_image_a_class_keeps_the_last_iterate() -> None:
     data = clean_set(FOLDED)
     alone = dataclasses.replace(data, fit=np.arange(8), held_out=np.arange(0))

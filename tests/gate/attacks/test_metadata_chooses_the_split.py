@@ -32,6 +32,7 @@ def subject(lost: np.ndarray, named: str, seed: int) -> Any:
     return SimpleNamespace(
         prepared=SimpleNamespace(clean_set=clean, predicted=np.zeros(200, np.int64), task=task_of("single-label")),
         predicted=lost.astype(np.int64),
+        scores=None,
         provenance=found,
         failure="",
         policy=Policy(thresholds=Thresholds(accuracy_drop=0.03)),

@@ -9,9 +9,10 @@ trigger, uint8, true labels) for those with a backdoor, and what was planted in 
 
 For each network and seed one `patcher scan`, and one `patcher harden` a method; NFT and BNA take what that scan
 found (`--scan`), and change nothing where it found nothing. All with default options: what loses too much accuracy is
-refused, and stands as its exit code. Only this file reads triggered images. ACC is on the
-test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source classes; what
-SIA is measured by is the unhardened network's accuracy on clean images of the same classes. TPR and FPR are those of BNA's flag, on triggered and on all clean test images. Time is processor time.
+refused, and stands as its exit code. Only this file reads triggered images. ACC is on the test images, ASR and SIA (the
+share that gets its own class) on the triggered ones of the attack's source classes; what SIA is measured by is the
+unhardened network's accuracy on clean images of the same classes. TPR and FPR are those of BNA's flag, on triggered and
+on all clean test images. Time is processor time.
 
 A row is kept in the result file as it comes; what is there already is not run again, so a long run can be stopped
 and continued. `--table` prints what there is and runs nothing.
@@ -219,8 +220,8 @@ def summary(rows: list[Row]) -> str:
         text += (
             f"\n\nThe better of NFT and BNA on the {len(best)} found: mean ASR {np.mean(asr):.1%}, "
             f"worst {max(asr):.1%}; "
-            f"mean loss of accuracy {np.mean(loss):.1%}; SIA over the accuracy of the same classes, mean {np.mean(kept):.2f}, "
-            f"worst {min(kept):.2f}."
+            f"mean loss of accuracy {np.mean(loss):.1%}; SIA over the accuracy of the same classes, "
+            f"mean {np.mean(kept):.2f}, worst {min(kept):.2f}."
         )
     return text
 

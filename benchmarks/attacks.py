@@ -7,12 +7,12 @@ NETS is a folder with a `NAME.onnx` a network (pixels in [0, 1]), `NAME.triggere
 trigger, uint8, true labels) for those with a backdoor, and what was planted in `NAME.json` or in one `zoo.json`:
 `architecture`, `attack` (`none`), `mode` (`a2o`, `a2a`, `one`, `clean-label`), `target`, `source`.
 
-For each network and seed one `patcher scan`, and one `patcher harden` a method; NFT and BNA take what that scan
-found (`--scan`), and change nothing where it found nothing. All with default options: what loses too much accuracy is
-refused, and stands as its exit code. Only this file reads triggered images. ACC is on the test images, ASR and SIA (the
-share that gets its own class) on the triggered ones of the attack's source classes; what SIA is measured by is the
-unhardened network's accuracy on clean images of the same classes. TPR and FPR are those of BNA's flag, on triggered and
-on all clean test images. Time is processor time.
+For each network and seed one `patcher scan`, and one `patcher harden` a method; NFT and BNA take what that scan found
+(`--scan`). Where it found nothing BNA changes nothing, and NFT fits masks on mixed clean images. All with default
+options: what loses too much accuracy is refused, and stands as its exit code. Only this file reads triggered images.
+ACC is on the test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source
+classes; what SIA is measured by is the unhardened network's accuracy on clean images of the same classes. TPR and FPR
+are those of BNA's flag, on triggered and on all clean test images. Time is processor time.
 
 A row is kept in the result file as it comes; what is there already is not run again, so a long run can be stopped
 and continued. `--table` prints what there is and runs nothing.

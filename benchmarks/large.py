@@ -27,11 +27,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.architectures import export, import_torchvision_models
+from benchmarks.architectures import export, import_torchvision_models, settle
 from benchmarks.record import run_child
 from benchmarks.wild import draw
 from patcher.calibrate.classifier import Classifier
@@ -45,6 +47,8 @@ ARCHITECTURES = ("resnet50", "efficientnet_b0", "convnext_tiny", "vit_b_16")
 _SIDE = 224
 _POLICY = "[probes]\nscreened = 8\nmeasured = 32\npatches = 4\n"
 _Z = 4.0
+# Drawn pictures that set normalisation and the bias of the class scores.
+_SETTLED = 32
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,16 @@ def print_steps(module: nn.Module, model: Path, options: argparse.Namespace) -> 
 
 
 def exported(name: str, folder: Path) -> tuple[nn.Module, Path]:
-    """A module with random weights, and its ONNX file."""
+    """A module with random weights that answers drawn pictures with many classes, and its ONNX file."""
     torch.manual_seed(0)
-    module: nn.Module = import_torchvision_models().get_model(name, weights=None).eval()
+    module: nn.Module = import_torchvision_models().get_model(name, weights=None)
+    files = sorted(draw(folder / f"pictures_{_SETTLED}", (_SIDE, _SIDE), _SETTLED, 3).iterdir())
+    pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files])
+    pictures = pixels.permute(0, 3, 1, 2).float() / 255
+    settle(module, pictures)
+    head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias -= module(pictures).mean(dim=0)
     path = folder / f"{name}.onnx"
     if not path.exists():
         onnx.save(export(module, torch.rand(2, 3, _SIDE, _SIDE), "torchscript", 17), path)

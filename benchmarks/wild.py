@@ -14,7 +14,7 @@ probe, and a hardened file whose probes alone fail is called *as the original* w
 interval lies above the original's.
 
 Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time. What an
-earlier run with the same ``--name`` hardened is not run again.
+earlier run with the same ``--name`` did is not done again.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _kept(name: str | None) -> dict[str, Row]:
     """Rows of an earlier run, by the sha256 of the model."""
     path = RESULTS / f"{name}.json"
     rows = [Row(**row) for row in json.loads(path.read_text())["rows"]] if name and path.exists() else []
-    return {row.sha256: row for row in rows if row.cpu_seconds}
+    return {row.sha256: row for row in reversed(rows)}
 
 
 def shipped_models(package: str, folder: Path) -> Iterator[Path]:

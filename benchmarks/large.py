@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ _STEP_COLUMNS = (
 )
 Row = dict[str, Any]
 # Drawn pictures that set normalisation and the bias of the class scores.
-_SETTLED = 32
+_SETTLED = 16
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def main() -> int:
     rows = {_key(row): row for row in kept}
     for name in options.architectures:
         module, model = exported(name, options.folder)
-        for row in (*run_commands(model, options), *step_rows(module, model, options)):
+        for row in chain(run_commands(model, options), step_rows(module, model, options)):
             row = {"architecture": name, "minibatch": options.minibatch, **row, "load": round(os.getloadavg()[0], 1)}
             rows[_key(row)] = row
             print(tables([row]), flush=True)
@@ -167,12 +168,12 @@ def exported(name: str, folder: Path) -> tuple[nn.Module, Path]:
     torch.manual_seed(0)
     module: nn.Module = import_torchvision_models().get_model(name, weights=None)
     files = sorted(draw(folder / f"pictures_{_SETTLED}", (_SIDE, _SIDE), _SETTLED, 3, paint_scene).iterdir())
-    pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file))) for file in files])
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
     pictures = pixels.permute(0, 3, 1, 2).float() / 255
     settle(module, pictures)
     head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
     with torch.no_grad():
-        head.bias -= module(pictures).mean(dim=0)
+        head.bias.sub_(module(pictures).mean(dim=0))
     path = folder / f"{name}.onnx"
     if not path.exists():
         onnx.save(export(module, torch.rand(2, 3, _SIDE, _SIDE), "torchscript", 17), path)

@@ -93,16 +93,22 @@ def import_torchvision_models() -> Any:
 
 
 def build(name: str, *, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
-    """An architecture in evaluation mode with random weights, and two random pictures for it.
-
-    The running statistics of batch normalisation are set by one pass over random pictures: with
-    their initial values the activations of deep networks grow or fade beyond any use.
-    """
+    """An architecture in evaluation mode with random weights, see `settle`, and two random pictures for it."""
     side, options = _SPECIAL.get(name, (_SIDE, {}))
     torch.manual_seed(seed)
     models = import_torchvision_models()
     module: nn.Module
     module = models.MaxVit(**options) if name == "maxvit_t" else models.get_model(name, weights=None, **options)
+    settle(module, torch.randn(8, 3, side, side))
+    return module, torch.randn(2, 3, side, side)
+
+
+def settle(module: nn.Module, pictures: torch.Tensor) -> None:
+    """Make random weights usable, and switch to evaluation mode.
+
+    The running statistics of batch normalisation are set by one pass over pictures ``(N, 3, H, W)``: with
+    their initial values the activations of deep networks grow or fade beyond any use.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
@@ -110,8 +116,8 @@ def build(name: str, *, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
             layer.p = 0.0
     _wake(module)
     with torch.no_grad():
-        module.train()(torch.randn(8, 3, side, side))
-    return module.eval(), torch.randn(2, 3, side, side)
+        module.train()(pictures)
+    module.eval()
 
 
 def _wake(module: nn.Module) -> None:

@@ -3,8 +3,8 @@
 
 Torchvision's architectures with random weights; drawn pictures under the model's own answers.
 
-    python -m benchmarks.large --folder /tmp/large --architectures resnet50 --images 1000 --steps 300
-    python -m benchmarks.large --folder /tmp/large --commands --pairs 3
+    python -m benchmarks.large --folder build/large --architectures resnet50 --images 1000 --steps 300
+    python -m benchmarks.large --folder build/large --commands --pairs 3
 
 Each command runs in a process of its own, whose peak memory the kernel counts. A step is UNIT's work: one forward pass
 without and one with gradients, and the backward pass. It is done by the original module, by the interpreter and by
@@ -17,23 +17,28 @@ Needs torchvision, see `benchmarks.architectures`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
 import resource
+import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.architectures import export, import_torchvision_models
-from benchmarks.record import run_child
-from benchmarks.wild import draw
+from benchmarks.architectures import export, import_torchvision_models, settle
+from benchmarks.drawn import draw, paint_scene
+from benchmarks.record import RESULTS, markdown_table, run_child, write_result
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.unit.bounds import Bounds
@@ -45,6 +50,21 @@ ARCHITECTURES = ("resnet50", "efficientnet_b0", "convnext_tiny", "vit_b_16")
 _SIDE = 224
 _POLICY = "[probes]\nscreened = 8\nmeasured = 32\npatches = 4\n"
 _Z = 4.0
+_COMMAND_COLUMNS = ("architecture", "command", "images", "steps", "exit code", "s", "CPU s", "peak MiB", "load")
+_STEP_COLUMNS = (
+    "architecture",
+    "minibatch",
+    "step",
+    "device",
+    "pairs",
+    "CPU s",
+    "of the module's",
+    "page faults",
+    "load",
+)
+Row = dict[str, Any]
+# Drawn pictures that set normalisation and the bias of the class scores.
+_SETTLED = 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,7 @@ class StepTime:
 
 
 def main() -> int:
-    """Measure and print tables an architecture."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="models, pictures and results")
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
@@ -72,43 +92,88 @@ def main() -> int:
     parser.add_argument("--minibatch", type=int, default=16, help="images a step, everywhere")
     parser.add_argument("--pairs", type=int, default=0, help="steps of each kind that are timed in turns")
     parser.add_argument("--commands", nargs="*", default=["inspect", "unit", "nft", "bna", "scan", "verify"])
+    parser.add_argument("--name", help="write benchmarks/results/NAME.json and .md, beside what stands there")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    device = "CUDA " + torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
+    path = RESULTS / f"{options.name}.json"
+    kept = json.loads(path.read_text())["rows"] if options.name and path.exists() else []
+    rows = {_key(row): row for row in kept}
     for name in options.architectures:
         module, model = exported(name, options.folder)
-        print(f"\n{name}, {options.images} images, {options.steps} steps of {options.minibatch}, {device}", end=", ")
-        print(f"torch {torch.__version__}, {platform.machine()}, load {os.getloadavg()[0]:.1f}\n")
-        if options.commands:
-            print_commands(model, options)
-        if options.pairs:
-            print_steps(module, model, options)
+        for row in chain(run_commands(model, options), step_rows(module, model, options)):
+            row = {"architecture": name, "minibatch": options.minibatch, **row, "load": round(os.getloadavg()[0], 1)}
+            rows[_key(row)] = row
+            print(tables([row]), flush=True)
+            if options.name:
+                command = shlex.join(["python", "-m", "benchmarks.large", *sys.argv[1:]])
+                write_result(options.name, command=command, rows=list(rows.values()), tables=tables([*rows.values()]))
     return 0
 
 
-def print_commands(model: Path, options: argparse.Namespace) -> None:
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("architecture", "minibatch", "images", "steps", "command", "step"))
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Commands and steps, a table each."""
+    found = [
+        markdown_table(header, [[row[name] for name in header] for row in rows if kind in row])
+        for kind, header in (("command", _COMMAND_COLUMNS), ("step", _STEP_COLUMNS))
+        if any(kind in row for row in rows)
+    ]
+    return "\n".join(found)
+
+
+def run_commands(model: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Run the commands one after the other, each in a process of its own."""
-    clean = draw(options.folder / f"pictures_{options.images}", (_SIDE, _SIDE), options.images, 3)
-    print("| command | exit code | s | CPU s | peak MiB |\n|---|---|---|---|---|", flush=True)
+    if not options.commands:
+        return
+    clean = draw(options.folder / f"pictures_{options.images}", (_SIDE, _SIDE), options.images, 3, paint_scene)
     for name, arguments in commands(model, clean, options).items():
         run = run_child([sys.executable, "-m", "patcher", *arguments])
         if run.code not in (0, 1):
             print(run.stderr.strip().splitlines()[-1:], file=sys.stderr)
-        print(f"| {name} | {run.code} | {run.seconds:.1f} | {run.cpu_seconds:.1f} | {run.peak_mib:.0f} |", flush=True)
+        yield {
+            "command": name,
+            "images": options.images,
+            "steps": options.steps,
+            "exit code": run.code,
+            "s": round(run.seconds, 1),
+            "CPU s": round(run.cpu_seconds, 1),
+            "peak MiB": round(run.peak_mib),
+        }
 
 
-def print_steps(module: nn.Module, model: Path, options: argparse.Namespace) -> None:
+def step_rows(module: nn.Module, model: Path, options: argparse.Namespace) -> Iterator[Row]:
     """One step of each kind."""
-    print("| step | CPU s | of the module's | page faults |\n|---|---|---|---|", flush=True)
+    if not options.pairs:
+        return
+    threads = torch.get_num_threads()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} thread{'s'[: threads - 1]}"
     found = time_steps(module, model, options.minibatch, options.pairs)
     for row in found:
-        print(f"| {row.what} | {row.cpu_s:.2f} | {row.cpu_s / found[0].cpu_s:.2f} | {row.faults:.0f} |", flush=True)
+        ratio = round(row.cpu_s / found[0].cpu_s, 2)
+        yield {
+            "step": row.what,
+            "pairs": options.pairs,
+            "device": device,
+            "CPU s": round(row.cpu_s, 2),
+            "of the module's": ratio,
+            "page faults": round(row.faults),
+        }
 
 
 def exported(name: str, folder: Path) -> tuple[nn.Module, Path]:
-    """A module with random weights, and its ONNX file."""
+    """A module with random weights that answers drawn pictures with many classes, and its ONNX file."""
     torch.manual_seed(0)
-    module: nn.Module = import_torchvision_models().get_model(name, weights=None).eval()
+    module: nn.Module = import_torchvision_models().get_model(name, weights=None)
+    files = sorted(draw(folder / f"pictures_{_SETTLED}", (_SIDE, _SIDE), _SETTLED, 3, paint_scene).iterdir())
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
+    pictures = pixels.permute(0, 3, 1, 2).float() / 255
+    settle(module, pictures)
+    head = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias.sub_(module(pictures).mean(dim=0))
     path = folder / f"{name}.onnx"
     if not path.exists():
         onnx.save(export(module, torch.rand(2, 3, _SIDE, _SIDE), "torchscript", 17), path)

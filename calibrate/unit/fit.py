@@ -90,7 +90,7 @@ class BoundFit(Problem[State]):
         """Double z while the bounds of the start alone break the accuracy condition; of the kind that costs most.
 
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off. Where the
-        deciding images are too few to tell a loss of epsilon, some of the others are asked as well.
+        deciding images are too few to tell a loss of epsilon, the condition must hold with some of the others, too.
         """
         images = self._enough_images()
         before = self._hits(images, None)
@@ -108,7 +108,9 @@ class BoundFit(Problem[State]):
         return np.concatenate([deciding, others[:: max(1, len(others) // missing)][:missing]])
 
     def _lost(self, before: Tensor, images: Indices, bounds: Bounds | BoundSet) -> float:
-        return float(before.float().mean() - self._hits(images, bounds).float().mean())
+        """Accuracy lost on these images or on the deciding ones, which come first, whichever is more."""
+        lost = before.float() - self._hits(images, bounds).float()
+        return max(float(lost.mean()), float(lost[: len(self._clean_set.deciding)].mean()))
 
     def _hits(self, images: Indices, bounds: Bounds | BoundSet | None) -> Tensor:
         """Whether each image gets its label, under bounds or without: bool ``(n,)``."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ from patcher.model.provenance import Provenance, read_provenance
 
 if TYPE_CHECKING:
     import onnx
+
+# Positively homogeneous activations, whose bounds may go into the weights.
+_FOLDED = ("Relu", "ReLU6")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class InspectResult:
             "outputs": "; ".join(f"{output.name} {shape_text(output.shape)}" for output in model.outputs),
             "class scores": f"{model.logits} ({model.head}), {model.num_classes} classes",
             **({"changed in memory": "; ".join(model.changes)} if model.changes else {}),
-            **({"limits": "; ".join(limits)} if (limits := model_limits(model)) else {}),
+            **({"limits": "; ".join(limits)} if (limits := [*model_limits(model), *site_limits(self.sites)]) else {}),
             "hardened": f"by patcher {made.version}, method {made.method}" if made else "no",
         }
 
@@ -123,6 +127,13 @@ def model_limits(model: Model) -> list[str]:
             f"other outputs could be class scores: {others}; only their agreement is measured, --scores takes another"
         )
     return found
+
+
+def site_limits(sites: Sequence[Site]) -> list[str]:
+    """Bounds that nothing but nodes can hold: see `patcher.export.fold`."""
+    kept = Counter(site.operator for site in sites if site.kind == "activation" and site.operator not in _FOLDED)
+    named = ", ".join(f"{count} {name}" for name, count in sorted(kept.items()))
+    return [f"bounds (method unit) stay nodes behind {named}, slower between convolutions"] if kept else []
 
 
 def _unknown_operators(model: Model) -> str:

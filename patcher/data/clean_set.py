@@ -262,13 +262,11 @@ def _check_size(pixels: Pixels, model: Model, source: str | os.PathLike[str]) ->
 def _check_classes(labels: NDArray[np.int64], source: str | os.PathLike[str], least: int, pseudo: bool) -> None:
     classes = np.unique(labels, axis=0)
     if len(classes) < least:
-        found = f"images of at least {least} classes expected, found {len(classes)}"
+        found, remedy = f"images of at least {least} classes expected, found {len(classes)}", "give one folder a class"
         if pseudo:
-            raise InputError(
-                f"{source}: {found}: --pseudo-labels gives class {classes[0]} to all {len(labels)} images; add images "
-                "that the model answers otherwise, or use --method unit, which needs no labels"
-            )
-        raise InputError(f"{source}: {found}; give one folder a class, or use --method unit, which needs no labels")
+            found += f": --pseudo-labels gives class {classes[0]} to all {len(labels)} images"
+            remedy = "add images that the model answers otherwise"
+        raise InputError(f"{source}: {found}; {remedy}; harden --method unit alone takes one class")
 
 
 def _limit(labels: NDArray[np.int64], limit: int, rng: np.random.Generator) -> Indices:

@@ -89,5 +89,26 @@ def test_one_class_is_enough_where_no_labels_are_needed(tmp_path: Path) -> None:
 
     found = read(tmp_path / "flat.npz", model, labeller=always_two, least_classes=1)
     assert set(found.labels) == {2}
-    with pytest.raises(InputError, match=r"--pseudo-labels gives class 2 to all 6 images.*--method unit"):
-        read(tmp_path / "flat.npz", model, labeller=always_two)
+
+
+def test_advice_on_one_class_fits_what_was_given(tmp_path: Path) -> None:
+    """Labels by folder, labels by ``--pseudo-labels``, and neither."""
+    model, pictures = model_of(4), np.zeros((6, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "flat.npz", images=pictures)
+    np.savez(tmp_path / "labelled.npz", images=pictures, labels=np.full(6, 2))
+
+    def always_two(pixels: np.ndarray, task: object) -> np.ndarray:
+        return np.full(len(pixels), 2, np.int64)
+
+    def said(source: str, **options: object) -> str:
+        with pytest.raises(InputError) as error:
+            read(tmp_path / source, model, **options)
+        return str(error.value)
+
+    assert "or --pseudo-labels" in said("flat.npz")
+    own = said("flat.npz", labeller=always_two)
+    assert "--pseudo-labels gives class 2 to all 6 images; add images that the model answers otherwise" in own
+    assert "harden --method unit alone takes one class" in own
+    given = said("labelled.npz", labeller=always_two)
+    assert "found 1; give one folder a class; harden --method unit alone takes one class" in given
+    assert "--pseudo-labels" not in given

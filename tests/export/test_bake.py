@@ -6,10 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import patcher
 from patcher.commands import apply as command
 from patcher.errors import InputError, ParityError
 from patcher.export.apply import apply_patch
 from patcher.export.bake import Baked, bake_patch, baked_form, node_outputs
+from patcher.graph.sites import find_sites
 from patcher.model.model import read_model
 from patcher.model.provenance import read_provenance
 from patcher.patch import Patch, UpperBound, WeightMask
@@ -63,6 +65,17 @@ def test_a_masked_weight_is_no_constant_that_could_take_a_factor():
     }
     assert node_outputs(baked, model, [images()]) is None
     assert (baked.model, baked_form(baked.model)) == (baked.nodes, "nodes")
+
+
+def test_inspect_says_where_bounds_stay_nodes():
+    proto = chain()
+    assert "limits" not in patcher.inspect(proto).about()
+    next(node for node in proto.graph.node if node.op_type == "Relu").op_type = "HardSwish"
+    assert patcher.inspect(proto).about()["limits"].startswith("bounds (method unit) stay nodes behind 1 HardSwish")
+    model = read_model(proto)
+    sites = [site.tensor for site in find_sites(model) if site.kind == "activation"]
+    kept = bake_patch(model, patch_for(model, *sites), "folded").as_json()["nodes"]
+    assert list(kept.values()) == ["HardSwish is not positively homogeneous"]
 
 
 def test_an_unknown_form_is_refused():

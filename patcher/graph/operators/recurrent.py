@@ -13,7 +13,7 @@ that is over keeps its state, and its outputs are 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from patcher.errors import UnsupportedGraphError
-from patcher.graph.operators.registry import operator
+from patcher.graph.operators.registry import Check, operator
 
 Function = Callable[[Tensor], Tensor]
 States = tuple[Tensor, ...]
@@ -31,11 +31,42 @@ Step = Callable[[Tensor, States], States]
 _FUNCTIONS: dict[str, Function] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 # The direction's passes: whether each goes through the sequence in reverse.
 _PASSES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+# Each operator's activations, of one direction.
+_LSTM, _GRU, _RNN = ("sigmoid", "tanh", "tanh"), ("sigmoid", "tanh"), ("tanh",)
 # Places of torch's gates (LSTM i, f, c, o; GRU r, z, h) among the standard's (i, o, f, c; z, r, h).
 _LSTM_GATES, _GRU_GATES, _RNN_GATES = (0, 2, 3, 1), (1, 0, 2), (0,)
 
 
-@operator("LSTM", host=("lengths",))
+def _functions(
+    names: Sequence[str] | None, usual: tuple[str, ...], direction: str
+) -> tuple[list[tuple[Function, ...]], bool]:
+    """The activations of each pass, and whether they are the usual ones.
+
+    Raises:
+        UnsupportedGraphError: One of them is not known here.
+    """
+    if direction not in _PASSES:
+        raise UnsupportedGraphError(f"direction: {', '.join(_PASSES)} expected, found {direction!r}")
+    expected = usual * len(_PASSES[direction])
+    given = tuple(name.lower() for name in names) if names else expected
+    if len(given) != len(expected) or not set(given) <= set(_FUNCTIONS):
+        known = ", ".join(_FUNCTIONS)
+        raise UnsupportedGraphError(f"activations: {len(expected)} of {known} expected, found {', '.join(given)}")
+    functions = [_FUNCTIONS[name] for name in given]
+    count = len(usual)
+    return [tuple(functions[at : at + count]) for at in range(0, len(functions), count)], given == expected
+
+
+def _check(usual: tuple[str, ...]) -> Check:
+    """Refuses activations and directions that are not known, before anything is computed."""
+
+    def check(attributes: Mapping[str, Any]) -> None:
+        _functions(attributes.get("activations"), usual, attributes.get("direction", "forward"))
+
+    return check
+
+
+@operator("LSTM", host=("lengths",), check=_check(_LSTM))
 def lstm(
     x: Tensor,
     weights: Tensor,
@@ -54,7 +85,7 @@ def lstm(
 ) -> tuple[Tensor, ...]:
     """Long short-term memory, ``(T, N, I)`` to ``(T, D, N, H)``, the last ``h`` and the last ``c``."""
     layer = _Layer(x, weights, recurrent, bias, lengths, direction, layout)
-    functions, usual = _functions(activations, ("sigmoid", "tanh", "tanh"), direction)
+    functions, usual = _functions(activations, _LSTM, direction)
     states = layer.states(initial_h, initial_c)
     if usual and peepholes is None and not input_forget and layer.lengths is None:
         return layer.kernel(torch.lstm, states, _LSTM_GATES)
@@ -77,7 +108,7 @@ def lstm(
     return layer.loop(step_of, states)
 
 
-@operator("GRU", host=("lengths",))
+@operator("GRU", host=("lengths",), check=_check(_GRU))
 def gru(
     x: Tensor,
     weights: Tensor,
@@ -94,7 +125,7 @@ def gru(
 ) -> tuple[Tensor, ...]:
     """Gated recurrent unit, ``(T, N, I)`` to ``(T, D, N, H)`` and the last ``h``."""
     layer = _Layer(x, weights, recurrent, bias, lengths, direction, layout)
-    functions, usual = _functions(activations, ("sigmoid", "tanh"), direction)
+    functions, usual = _functions(activations, _GRU, direction)
     states = layer.states(initial_h)
     if usual and linear_before_reset and layer.lengths is None:
         return layer.kernel(torch.gru, states, _GRU_GATES)
@@ -117,7 +148,7 @@ def gru(
     return layer.loop(step_of, states)
 
 
-@operator("RNN", host=("lengths",))
+@operator("RNN", host=("lengths",), check=_check(_RNN))
 def rnn(
     x: Tensor,
     weights: Tensor,
@@ -133,7 +164,7 @@ def rnn(
 ) -> tuple[Tensor, ...]:
     """The plain recurrent layer, ``(T, N, I)`` to ``(T, D, N, H)`` and the last ``h``."""
     layer = _Layer(x, weights, recurrent, bias, lengths, direction, layout)
-    functions, usual = _functions(activations, ("tanh",), direction)
+    functions, usual = _functions(activations, _RNN, direction)
     states = layer.states(initial_h)
     if usual and layer.lengths is None:
         return layer.kernel(torch.rnn_tanh, states, _RNN_GATES)
@@ -143,26 +174,6 @@ def rnn(
         return lambda gates, states: (function(gates + states[0] @ product + shift),)
 
     return layer.loop(step_of, states)
-
-
-def _functions(
-    names: Sequence[str] | None, usual: tuple[str, ...], direction: str
-) -> tuple[list[tuple[Function, ...]], bool]:
-    """The activations of each pass, and whether they are the usual ones.
-
-    Raises:
-        UnsupportedGraphError: One of them is not known here.
-    """
-    if direction not in _PASSES:
-        raise UnsupportedGraphError(f"direction: {', '.join(_PASSES)} expected, found {direction!r}")
-    expected = usual * len(_PASSES[direction])
-    given = tuple(name.lower() for name in names) if names else expected
-    if len(given) != len(expected) or not set(given) <= set(_FUNCTIONS):
-        known = ", ".join(_FUNCTIONS)
-        raise UnsupportedGraphError(f"activations: {len(expected)} of {known} expected, found {', '.join(given)}")
-    functions = [_FUNCTIONS[name] for name in given]
-    count = len(usual)
-    return [tuple(functions[at : at + count]) for at in range(0, len(functions), count)], given == expected
 
 
 @dataclass(frozen=True)

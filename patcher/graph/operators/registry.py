@@ -18,7 +18,7 @@ they do not depend on the model's input, and as tensors otherwise.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from patcher.errors import UnsupportedGraphError
 CONTEXT = frozenset({"opset", "outputs", "device", "compute_type", "run", "carried"})
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Check = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Kernel:
         host_if_constant: Positions of inputs that arrive as Python values where they are constant.
         data_dependent: Whether the shape of an output depends on the values of the inputs.
         since: First revision (opset) of the operator that the function computes.
+        check: Refuses attributes with values that the function does not know.
     """
 
     function: Callable[..., Any]
@@ -61,6 +63,7 @@ class Kernel:
     host_if_constant: frozenset[int]
     data_dependent: bool
     since: int
+    check: Check | None
 
 
 _KERNELS: dict[tuple[str, str], Kernel] = {}
@@ -73,6 +76,7 @@ def operator(
     host_if_constant: tuple[str, ...] = (),
     data_dependent: bool = False,
     since: int = 1,
+    check: Check | None = None,
 ) -> Callable[[Function], Function]:
     """Register a kernel under one or more operator names.
 
@@ -83,6 +87,7 @@ def operator(
         host_if_constant: Parameters that arrive as Python values where they are constant.
         data_dependent: Whether an output's shape depends on input values.
         since: First revision that is supported; older ones are refused.
+        check: Raises `UnsupportedGraphError` for values of attributes that the function does not know.
 
     Returns:
         A decorator that leaves the function as it is.
@@ -105,6 +110,7 @@ def operator(
             host_if_constant=frozenset(inputs.index(name) for name in host_if_constant),
             data_dependent=data_dependent,
             since=since,
+            check=check,
         )
         for name in names:
             _KERNELS[domain, name] = kernel
@@ -150,3 +156,8 @@ def check_signature(
         )
     if revision < kernel.since:
         raise UnsupportedGraphError(f"{where}: revision {kernel.since} or later expected, found {revision}")
+    if kernel.check is not None:
+        try:
+            kernel.check(attributes)
+        except UnsupportedGraphError as error:
+            raise UnsupportedGraphError(f"{where}: {error}") from error

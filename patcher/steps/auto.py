@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``--method auto``: which methods, in the light of what a scan found, and which result is the best.
 
-    found       masks (nft) and a second pass (bna) that undo the triggers found; the better one by what it does to
-                held-out images; then the same under bounds (unit), where accuracy allows; bounds alone where
-                neither holds the accuracy condition
+    found       masks (nft) and a second pass (bna) that undo the triggers found; the one that is worth more; then
+                the same under bounds (unit), where accuracy allows; bounds alone where neither holds the accuracy
+                condition
     not found   bounds alone; where nothing speaks for a backdoor, within a much smaller loss of accuracy
     nothing     the model unchanged, where no correction is worth what it costs
 
-A candidate is measured on held-out clean images, plain and with the triggers that the scan found, never with any
-other.
+A candidate is measured on all clean images, and on held-out ones with the triggers that the scan found, never with
+any other. It holds the accuracy condition where it does so on held-out images, as a method alone has to, and on all.
 """
 
 from __future__ import annotations
@@ -147,7 +147,11 @@ class _Trial:
             return
         self._fitted[name] = fitted
         outcome = self._measured(fitted.patch.corrections)
-        self._candidates[name] = Candidate(name, outcome, fitted.calibration.satisfied)
+        from patcher.calibrate.best_state import holds
+
+        lost = self._before.accuracy.value - outcome.accuracy.value
+        satisfied = fitted.calibration.satisfied and holds(lost, self._options["epsilon"])
+        self._candidates[name] = Candidate(name, outcome, satisfied)
 
     def _told(self, name: str) -> Progress:
         """Progress that says which candidate it is of."""
@@ -155,9 +159,17 @@ class _Trial:
         return lambda what, done, total: tell(f"candidate {number} ({name}), {what}", done, total)
 
     def _best(self) -> str:
-        """The candidate that is worth most, of those that hold the accuracy condition; the earlier of equals."""
-        found = [self._candidates[name] for name in self._fitted]
-        return max(found, key=lambda item: (item.satisfied, item.outcome.worth if item.outcome else 0.0)).name
+        """The candidate that is worth most, of those that hold the accuracy condition; the earlier of equals.
+
+        Where none holds it on all images, of those that hold it on held-out ones.
+        """
+
+        def rank(name: str) -> tuple[bool, bool, float]:
+            found = self._candidates[name]
+            held_out = self._fitted[name].calibration.satisfied
+            return found.satisfied, held_out, found.outcome.worth if found.outcome else 0.0
+
+        return max(self._fitted, key=rank)
 
     def _as_good(self, name: str, other: str) -> bool:
         """Whether a candidate undoes the found triggers as well as another, at hardly any loss of accuracy.

@@ -60,11 +60,11 @@ def read_evidence(options: Mapping[str, Any], model: Model, clean_set: CleanSet)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model does with held-out images.
+    """What a model does with clean images, and with held-out ones that carry a found trigger.
 
     Attributes:
-        accuracy: On clean ones.
-        asr: Share of those with a found trigger that get its target; ``None`` where none was found.
+        accuracy: On all clean images.
+        asr: Share of the held-out images with a found trigger that get its target; ``None`` where none was found.
         sia: Share of them that get their own class.
     """
 
@@ -91,8 +91,8 @@ class Candidate:
 
     Attributes:
         name: The stack.
-        outcome: What it does to held-out images; ``None`` where it could not be fitted.
-        satisfied: Whether it holds its accuracy condition.
+        outcome: What it does; ``None`` where it could not be fitted.
+        satisfied: Whether it holds its accuracy condition, on held-out images and on all.
         reason: Why it could not be fitted; empty where it could.
     """
 
@@ -113,7 +113,7 @@ class Choice:
 
     Attributes:
         evidence: What was looked for and found.
-        before: What the original does to held-out images.
+        before: What the original does.
         candidates: What was tried, in order.
         chosen: Name of the candidate that was taken; empty where the model stays as it is.
         epsilon: Accuracy that it could lose, 0 to 1.
@@ -127,7 +127,7 @@ class Choice:
 
     @property
     def outcome(self) -> Outcome:
-        """What the result does to held-out images."""
+        """What the result does."""
         return next(
             (item.outcome for item in self.candidates if item.name == self.chosen and item.outcome), self.before
         )
@@ -136,13 +136,17 @@ class Choice:
 def measure_outcome(
     run: Run, corrections: Sequence[Correction], clean_set: CleanSet, triggers: Sequence[Trigger]
 ) -> Outcome:
-    """What a patched model does to held-out images (to fit images where nothing is held out).
+    """What a patched model does.
+
+    Accuracy is that of all clean images: the best of many states by few held-out images is a lucky one, and a patch of
+    a bound or a mask a channel hardly remembers images that it was fitted on.
 
     Args:
         run: The model.
         corrections: Of the patch.
         clean_set: Clean images.
-        triggers: As a scan found them; each source image carries one a target.
+        triggers: As a scan found them; each held-out source image carries one a target (fit images where nothing is
+            held out).
     """
     import torch
 
@@ -154,8 +158,9 @@ def measure_outcome(
     def raw(images: Tensor) -> Tensor:
         return run_patch(classifier, corrections, images)[classifier.model.logits].flatten(1)
 
-    batches = list(classifier.batches(clean_set, clean_set.deciding, run.batch_size))
-    plain = [task.hits(classifier.as_logits(raw(images)), labels) for images, labels in batches]
+    everything = classifier.batches(clean_set, clean_set.everything, run.batch_size)
+    plain = [task.hits(classifier.as_logits(raw(images)), labels) for images, labels in everything]
+    batches = list(classifier.batches(clean_set, clean_set.deciding, run.batch_size)) if triggers else []
     fooled, right = [], []
     for target in sorted({item.target for item in triggers}):
         attack = TriggerSet([item for item in triggers if item.target == target], classifier.model.num_classes, task)

@@ -10,7 +10,13 @@ from patcher.report.table import table
 from patcher.report.text import share_text
 from patcher.steps.choice import Choice
 
-CANDIDATE_HEADER = ("candidate", "accuracy, held-out", "found triggers: success (ASR)", "true class (SIA)", "remark")
+CANDIDATE_HEADER = (
+    "candidate",
+    "accuracy, all clean images",
+    "found triggers: success (ASR)",
+    "true class (SIA)",
+    "remark",
+)
 
 
 def auto_section(choice: Choice, names: Sequence[str], images: int, row: str = "picture") -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _done(choice: Choice) -> str:
             )
         return f"Done: nothing; the model is the original, byte for byte.{cost}"
     text = "; ".join(_DOES[part] for part in choice.chosen.split("+"))
-    text = f"Done: {text} (method {choice.chosen}). Accuracy on the {after.accuracy.count} pictures kept apart: "
+    text = f"Done: {text} (method {choice.chosen}). Accuracy on all {after.accuracy.count} clean pictures: "
     text += f"{before.accuracy.value:.1%} before, {after.accuracy.value:.1%} now."
     if after.asr is not None and after.sia is not None:
         text += f" The found trigger now succeeds on {after.asr.value:.1%}; {after.sia.value:.1%} get their true class."

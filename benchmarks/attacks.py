@@ -11,8 +11,10 @@ For each network and seed one `patcher scan`, and one `patcher harden` a method;
 (`--scan`). Where it found nothing BNA changes nothing, and NFT fits masks on mixed clean images. All with default
 options: what loses too much accuracy is refused, and stands as its exit code. Only this file reads triggered images.
 ACC is on the test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source
-classes; what SIA is measured by is the unhardened network's accuracy on clean images of the same classes. TPR and FPR
-are those of BNA's flag, on triggered and on all clean test images. Time is processor time.
+classes; what SIA is measured by is the unhardened network's accuracy on clean images of the same classes. A network of
+70 % accuracy answers the attacker's class on some clean images of the others, too: that share, without any trigger, is
+what is left to compare ASR with. TPR and FPR are those of BNA's flag, on triggered and on all clean test images. Time
+is processor time.
 
 A row is kept in the result file as it comes; what is there already is not run again, so a long run can be stopped
 and continued. `--table` prints what there is and runs nothing.
@@ -82,7 +84,10 @@ def score(path: Path, entry: Row, options: argparse.Namespace) -> Row:
         images, labels = triggered["images"], triggered["labels"].astype(np.int64)
     goal, counted = goals(labels, entry)
     same = np.isin(test_labels, labels[counted])
-    found["acc_sources"] = float(hits[same].mean())
+    found |= {
+        "acc_sources": float(hits[same].mean()),
+        "asr_plain": float((predicted == goals(test_labels.astype(np.int64), entry)[0])[same].mean()),
+    }
     predicted, flags = answers(path, images[counted])
     found |= {
         "asr": float((predicted == goal[counted]).mean()),
@@ -216,10 +221,11 @@ def summary(rows: list[Row]) -> str:
     if best:
         asr = [after["asr"] for _, after in best]
         loss = [before["acc"] - after["acc"] for before, after in best]
+        plain = [before["asr_plain"] for before, _ in best]
         kept = [after["sia"] / before["acc_sources"] for before, after in best]
         text += (
             f"\n\nThe better of NFT and BNA on the {len(best)} found: mean ASR {np.mean(asr):.1%}, "
-            f"worst {max(asr):.1%}; "
+            f"worst {max(asr):.1%} (on clean images, before: {np.mean(plain):.1%}, {max(plain):.1%}); "
             f"mean loss of accuracy {np.mean(loss):.1%}; SIA over the accuracy of the same classes, "
             f"mean {np.mean(kept):.2f}, worst {min(kept):.2f}."
         )

@@ -52,7 +52,7 @@ def test_networks_are_those_with_a_file_whichever_way_they_are_described(tmp_pat
 
 
 def test_the_table_counts_what_was_found_and_takes_the_better_method():
-    before = {"acc": 0.85, "acc_sources": 0.8, "asr": 1.0, "sia": 0.0}
+    before = {"acc": 0.85, "acc_sources": 0.8, "asr_plain": 0.02, "asr": 1.0, "sia": 0.0}
     row = {**PLANTED, "seed": 0, "verdict": "backdoor", "flagged": [3], "right": True, "before": before}
     row |= {
         "nft": {"code": 0, "acc": 0.79, "asr": 0.05, "sia": 0.7},
@@ -62,5 +62,5 @@ def test_the_table_counts_what_was_found_and_takes_the_better_method():
     text = attacks.table([row, clean], ["nft", "bna"])
     assert "1 of 1 found" in text
     assert "0 of 1 called backdoor, 1 suspicious" in text
-    assert "mean ASR 1.0%" in text
+    assert "mean ASR 1.0%, worst 1.0% (on clean images, before: 2.0%, 2.0%)" in text
     assert "worst 0.90" in text

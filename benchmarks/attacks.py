@@ -11,10 +11,9 @@ For each network and seed one `patcher scan`, and one `patcher harden` a method;
 (`--scan`). Where it found nothing BNA changes nothing, and NFT fits masks on mixed clean images. All with default
 options: what loses too much accuracy is refused, and stands as its exit code. Only this file reads triggered images.
 ACC is on the test images, ASR and SIA (the share that gets its own class) on the triggered ones of the attack's source
-classes; what SIA is measured by is the unhardened network's accuracy on clean images of the same classes. A network of
-70 % accuracy answers the attacker's class on some clean images of the others, too: that share, without any trigger, is
-what is left to compare ASR with. TPR and FPR are those of BNA's flag, on triggered and on all clean test images. Time
-is processor time.
+classes; what SIA is measured by is the unhardened network's accuracy on clean images of the same classes. What ASR is
+measured by is the share of those that get the attacker's class anyway. TPR and FPR are those of BNA's flag, on
+triggered and on all clean test images. Time is processor time.
 
 A row is kept in the result file as it comes; what is there already is not run again, so a long run can be stopped
 and continued. `--table` prints what there is and runs nothing.

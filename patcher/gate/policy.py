@@ -25,7 +25,7 @@ def _threshold(default: float, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """What is still acceptable; shares from 0 to 1, ratios to the original from 0 on."""
 

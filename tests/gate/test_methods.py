@@ -23,7 +23,18 @@ from tests.tiny_models import RESIDUAL_SHAPES, build, head, images, node, residu
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.*")
 # A few steps on random weights keep no accuracy: what is asked here is where a file comes from.
 LENIENT = Policy(
-    thresholds=Thresholds(8, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1e9, 1e9, 1e9),
+    thresholds=Thresholds(
+        min_images=8,
+        accuracy_drop=1.0,
+        agreement=0.0,
+        probe_success=1.0,
+        trigger_success=1.0,
+        false_alarms=1.0,
+        detections=0.0,
+        latency_ratio=1e9,
+        latency_allowance_ms=1e9,
+        memory_ratio=1e9,
+    ),
     probes=Probes(screened=2, measured=2, patches=1),
 )
 FAST = {"steps": 1, "minibatch": 8, "check_every": 1, "epsilon": 0.9, "device": "cpu"}

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from patcher._cli.exit_codes import COULD_NOT_DECIDE, describe
+from patcher._cli.help import Group
 from patcher._cli.watch import watch_commands
 from patcher._version import __version__
 from patcher.errors import PatcherError
@@ -38,7 +39,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Loads a command's module only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,7 +57,7 @@ class _Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_CONTEXT = {"max_content_width": 110}
 
 
 @click.command(cls=_Commands, context_settings=_CONTEXT, epilog=describe())

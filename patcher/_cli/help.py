@@ -59,7 +59,19 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     return click.command(name, cls=SectionCommand, epilog=describe(name))
 
 
-class SectionCommand(click.Command):
+class _ShortHelp(click.Command):
+    """Takes ``-h`` in every context: click keeps the option that a command was first asked for."""
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """The names of the option."""
+        return ["-h", "--help"]
+
+
+class Group(_ShortHelp, click.Group):
+    """A command with commands of its own."""
+
+
+class SectionCommand(_ShortHelp):
     """Shows its options by section."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from patcher._cli.exit_codes import exit_code
-from patcher._cli.help import SectionCommand
+from patcher._cli.help import Group, SectionCommand
 from patcher._cli.output import say
 from patcher.errors import InputError
 from patcher.files import check_output, replace_file
 
 
-@click.group()
+@click.group(cls=Group)
 def policy() -> None:
     """Write or check the policy file of `patcher verify`."""
 

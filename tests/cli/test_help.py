@@ -6,9 +6,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 
-from patcher._cli import _COMMANDS
+from patcher._cli import _COMMANDS, cli
 from patcher.calibrate import METHODS
 from tests.cli.conftest import Run
 
@@ -36,6 +37,17 @@ def test_help_of_a_method_shows_its_options_with_its_defaults(order: tuple[str, 
     steps = shown[shown.index("--steps") :]
     assert "for each target" in steps
     assert str(METHODS["bna"].options()().steps) in steps
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_knows_both_names_of_help_whoever_asks_first(name: str, run: Run) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    command._help_option = None  # as in a new process
+    option = command.get_help_option(click.Context(command, info_name=name))
+    assert option is not None
+    assert set(option.opts) == {"-h", "--help"}
+    assert run(name, "-h").code == 0
 
 
 def test_help_of_compare_shows_every_method_named(run: Run) -> None:

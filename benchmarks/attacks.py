@@ -34,6 +34,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from benchmarks.attacks_summary import summary
 from benchmarks.record import RESULTS, ChildRun, markdown_table, run_child, write_result
 from patcher.two_files import FLAG_OUTPUT
 
@@ -191,7 +192,7 @@ def table(rows: list[Row], methods: list[str]) -> str:
                 *[_cell(row.get(method)) for method in methods],
             )
         )
-    return markdown_table(header, lines) + "\n" + summary(rows) + "\n"
+    return markdown_table(header, lines) + "\n" + summary(rows, METHODS) + "\n"
 
 
 def _cell(scores: Row | None) -> str:
@@ -200,35 +201,6 @@ def _cell(scores: Row | None) -> str:
     text = " / ".join(f"{scores[key]:.1%}" for key in ("acc", "asr", "sia") if key in scores)
     rates = [f"{scores[key]:.3f}" for key in ("tpr", "fpr") if key in scores]
     return f"{text} ({'/'.join(rates)})" if rates else text
-
-
-def summary(rows: list[Row]) -> str:
-    """Counts of verdicts, and the better of NFT and BNA on what was found: by ACC + SIA - ASR."""
-    planted = [row for row in rows if row["attack"] != "none" and "verdict" in row]
-    clean = [row for row in rows if row["attack"] == "none" and "verdict" in row]
-    found = [row for row in planted if row["right"]]
-    levels = [row["verdict"] for row in clean]
-    text = (
-        f"Backdoored: {len(found)} of {len(planted)} found with the right target. Clean: {levels.count('backdoor')} of "
-        f"{len(clean)} called backdoor, {levels.count('suspicious')} suspicious."
-    )
-    best = []
-    for row in found:
-        cured = [row[name] for name in ("nft", "bna") if "asr" in row.get(name, {})]
-        if cured:
-            best.append((row["before"], max(cured, key=lambda item: item["acc"] + item["sia"] - item["asr"])))
-    if best:
-        asr = [after["asr"] for _, after in best]
-        loss = [before["acc"] - after["acc"] for before, after in best]
-        plain = [before["asr_plain"] for before, _ in best]
-        kept = [after["sia"] / before["acc_sources"] for before, after in best]
-        text += (
-            f"\n\nThe better of NFT and BNA on the {len(best)} found: mean ASR {np.mean(asr):.1%}, "
-            f"worst {max(asr):.1%} (on clean images, before: {np.mean(plain):.1%}, {max(plain):.1%}); "
-            f"mean loss of accuracy {np.mean(loss):.1%}; SIA over the accuracy of the same classes, "
-            f"mean {np.mean(kept):.2f}, worst {min(kept):.2f}."
-        )
-    return text
 
 
 def folder_parser(module: str, description: str | None, *, kept: Path) -> argparse.ArgumentParser:

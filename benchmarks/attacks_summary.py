@@ -19,10 +19,9 @@ def summary(rows: list[Row], methods: tuple[str, ...]) -> str:
         f"Backdoored: {len(found)} of {len(planted)} found with the right target. Clean: {levels.count('backdoor')} of "
         f"{len(levels)} called backdoor, {levels.count('suspicious')} suspicious."
     )
-    for name, methods in _UNDONE.items():
-        text += _undone(
-            name, [row for row in found if any("asr" in row.get(method, {}) for method in methods)], methods
-        )
+    text += _undone("The better of NFT and BNA", found, ("nft", "bna"))
+    for method in methods:
+        text += _undone(method, found, (method,))
     return text
 
 

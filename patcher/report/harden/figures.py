@@ -79,11 +79,11 @@ def _masks(layers: Sequence[LayerMasks]) -> Figure:
 
 def _explain(figure: Figure, panel: Any, title: str) -> None:
     """Title, and below it what each mark of a panel is."""
-    figure.suptitle(title, fontsize=10)
-    top = 1 - 0.24 / figure.get_figheight()
-    figure.legend(
-        *panel.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, top), ncols=2, fontsize=8
-    )
+    height = figure.get_figheight()
+    # In inches from the upper edge: matplotlib's own place is a share of the height, below the legend of a tall figure.
+    figure.suptitle(title, fontsize=10, y=1 - 0.06 / height)
+    place = (0.5, 1 - 0.24 / height)
+    figure.legend(*panel.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=place, ncols=2, fontsize=8)
 
 
 def _grid(names: Sequence[str]) -> tuple[Figure, list[Any]]:

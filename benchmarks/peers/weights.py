@@ -47,12 +47,15 @@ class Setting:
         """The present weights for `Classifier.logits`."""
         return as_rewrite(self.weights)
 
-    def batches(self, epochs: int, size: int, *, augment: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every epoch all clean images in a new order, mirrored and moved as is usual for CIFAR."""
+    def batches(
+        self, epochs: int, size: int, indices: Indices | None = None, *, augment: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every epoch all clean images (or `indices`) in a new order, mirrored and moved as is usual for CIFAR."""
+        indices = self.clean_set.everything if indices is None else indices
         order, chance = np.random.default_rng(self.seed).spawn(2)
         changes = (mirror, shift) if augment else ()
         for _ in range(epochs):
-            shuffled = order.permutation(self.clean_set.everything)
+            shuffled = order.permutation(indices)
             for part in np.array_split(shuffled, max(1, round(len(shuffled) / size))):
                 images = self.classifier.tensor(self.clean_set.images(part))
                 yield apply_all(changes, images, chance), torch.from_numpy(self.clean_set.labels[part])

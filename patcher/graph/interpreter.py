@@ -23,6 +23,7 @@ import torch
 
 from patcher.errors import InputError
 from patcher.graph.execution import Target, Value, bind, evaluate
+from patcher.graph.fusion import fused_activations
 from patcher.graph.host_values import to_tensor, torch_type
 from patcher.graph.plan import Plan, constant_names, make_plan
 from patcher.graph.preparation import prepare
@@ -73,6 +74,7 @@ class Graph:
         if compile_backend is not None:
             self._replay = torch.compile(replay, fullgraph=True, dynamic=False, backend=compile_backend)
         self._steps = block.steps
+        self._fused = fused_activations(proto.graph, block.inputs, block.steps, block.initializers)
         self._overridable = block.overridable
         self._carried = block.carried
         self._declared = {value.name: value.type.tensor_type for value in proto.graph.input}
@@ -181,7 +183,9 @@ class Graph:
     def _plan(self, wanted: tuple[str, ...], rewritten: frozenset[str], given: frozenset[str]) -> Plan:
         key = (wanted, rewritten, given)
         if key not in self._plans:
-            self._plans[key] = make_plan(self._steps, self._constants, wanted=wanted, changed=rewritten | given)
+            self._plans[key] = make_plan(
+                self._steps, self._constants, wanted=wanted, changed=rewritten | given, fused=self._fused
+            )
         return self._plans[key]
 
     def _check_names(self, names: Sequence[str] | Mapping[str, Rewrite], argument: str) -> None:

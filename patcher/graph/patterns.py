@@ -45,9 +45,14 @@ def gated_activation(node: onnx.NodeProto, flow: DataFlow) -> str | None:
     return name
 
 
+def activation_source(node: onnx.NodeProto, flow: DataFlow) -> str | None:
+    """Input of the activation whose last operator is this node; ``None`` where none is."""
+    return next((a for a, b in _pairs(_factors(node.output[0], flow)) if _gate(b, a, flow)), None)
+
+
 def inner_tensors(node: onnx.NodeProto, flow: DataFlow) -> Iterator[str]:
     """Tensors inside a matched activation, between its input and the output of ``node``."""
-    source = next((a for a, b in _pairs(_factors(node.output[0], flow)) if _gate(b, a, flow)), None)
+    source = activation_source(node, flow)
     waiting = [tensor for tensor in node.input if tensor != source]
     seen: set[str] = set()
     while waiting:

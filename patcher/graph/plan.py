@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from patcher.graph.fusion import Fused
 from patcher.graph.preparation import depends_on
 from patcher.graph.steps import Step
 
@@ -30,7 +31,12 @@ class Plan:
 
 
 def make_plan(
-    steps: Sequence[Step], constants: Iterable[str], *, wanted: tuple[str, ...], changed: Iterable[str]
+    steps: Sequence[Step],
+    constants: Iterable[str],
+    *,
+    wanted: tuple[str, ...],
+    changed: frozenset[str],
+    fused: Sequence[Fused] = (),
 ) -> Plan:
     """Choose the steps that ``wanted`` needs.
 
@@ -39,7 +45,11 @@ def make_plan(
         constants: Tensors that depend on initializers alone.
         wanted: Tensors to fetch.
         changed: Tensors given from outside or rewritten; whatever follows from them is not fixed.
+        fused: Steps that may stand for several, where nobody wants or changes a tensor inside.
     """
+    hidden = [item for item in fused if item.inner.isdisjoint(wanted) and item.inner.isdisjoint(changed)]
+    standing = {item.step.outputs: item.step for item in hidden}
+    steps = [standing.get(step.outputs, step) for step in steps]
     producers = {name: step for step in steps for name in step.outputs if name}
     fixed = frozenset(set(constants) - depends_on(steps, changed))
     needed = _needed(producers, wanted, fixed)

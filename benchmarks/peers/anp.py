@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.weights import Setting
+from benchmarks.peers.weights import EPSILON, Setting
 from patcher.calibrate.augmentation import apply_all, mirror, shift
 from patcher.calibrate.minibatches import Minibatches
 from patcher.calibrate.none.reinitialization import as_rewrite
@@ -26,7 +26,6 @@ from patcher.calibrate.none.reinitialization import as_rewrite
 _STEPS, _BATCH, _RATE, _MOMENTUM = 2000, 128, 0.2, 0.9
 _EPS, _ALPHA = 0.4, 0.2
 _THRESHOLDS = np.arange(0.95, 0.0, -0.05)
-_EPSILON = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def prune(setting: Setting) -> None:
     for threshold in _THRESHOLDS:
         kept = {name: (mask > threshold).float() for name, mask in masks.items()}
         pruned = _masked(setting, layers, kept, {})
-        if setting.accuracy(held_out, as_rewrite(pruned)) >= before - _EPSILON:
+        if setting.accuracy(held_out, as_rewrite(pruned)) >= before - EPSILON:
             setting.weights.update({name: value.detach() for name, value in pruned.items()})
             return
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from patcher.graph.weight_channels import Layer, find_layers
 from patcher.model.model import Model
 
 _CHECK_BATCH = 250
+EPSILON = 0.01  # of accuracy on held-out images: what a peer may cost where it has something to choose
 
 
 @dataclass
@@ -67,6 +68,16 @@ class Setting:
         hits = self.classifier.hits(self.clean_set, indices, batch_size=_CHECK_BATCH, rewrite=rewrite)
         return float(hits.float().mean())
 
+    def copied(self) -> dict[str, Tensor]:
+        """The present weights."""
+        return {name: value.detach().clone() for name, value in self.weights.items()}
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Other values in the place of the present weights."""
+        for name, value in self.weights.items():
+            value.copy_(weights[name])
+
     def write(self, path: Path) -> None:
         """The model with the present weights."""
         proto = onnx.ModelProto()
@@ -76,6 +87,22 @@ class Setting:
                 value = self.weights[tensor.name].detach().numpy()
                 tensor.CopyFrom(numpy_helper.from_array(value.astype(numpy_helper.to_array(tensor).dtype), tensor.name))
         onnx.save(proto, path)
+
+
+def train_largest(setting: Setting, values: Sequence[float], train: Callable[[float], float], wanted: float) -> None:
+    """Train with the largest of these values that leaves an accuracy; with the last where none does.
+
+    Args:
+        setting: Its weights are trained, every time from where they are now.
+        values: A radius or a learning rate, the largest first.
+        train: Trains with a value and gives the accuracy on images that it was not trained on.
+        wanted: The accuracy.
+    """
+    given = setting.copied()
+    for value in values:
+        setting.put(given)
+        if train(value) >= wanted:
+            return
 
 
 def make_setting(classifier: Classifier, clean_set: CleanSet, seed: int) -> Setting:

@@ -43,7 +43,7 @@ def prune(setting: Setting) -> None:
     layers = _layers(setting)
     masks = _fit(setting, layers)
     held_out = setting.clean_set.deciding
-    before = setting.accuracy(held_out)
+    before = setting.held_out()
     for threshold in _THRESHOLDS:
         kept = {name: (mask > threshold).float() for name, mask in masks.items()}
         pruned = _masked(setting, layers, kept, {})

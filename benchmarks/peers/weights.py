@@ -68,6 +68,10 @@ class Setting:
         hits = self.classifier.hits(self.clean_set, indices, batch_size=_CHECK_BATCH, rewrite=rewrite)
         return float(hits.float().mean())
 
+    def held_out(self) -> float:
+        """Accuracy on held-out images with the present weights."""
+        return self.accuracy(self.clean_set.deciding)
+
     def copied(self) -> dict[str, Tensor]:
         """The present weights."""
         return {name: value.detach().clone() for name, value in self.weights.items()}
@@ -89,20 +93,22 @@ class Setting:
         onnx.save(proto, path)
 
 
-def train_largest(setting: Setting, values: Sequence[float], train: Callable[[float], float], wanted: float) -> None:
-    """Train with the largest of these values that leaves an accuracy; with the last where none does.
+def train_largest(setting: Setting, values: Sequence[float], train: Callable[[float], None], wanted: float) -> float:
+    """Train with the largest of these values that leaves an accuracy on held-out images; give the value.
 
     Args:
         setting: Its weights are trained, every time from where they are now.
-        values: A radius or a learning rate, the largest first.
-        train: Trains with a value and gives the accuracy on images that it was not trained on.
+        values: A radius or a learning rate, the largest first; the last is taken where none leaves it.
+        train: Trains with a value, not on held-out images.
         wanted: The accuracy.
     """
     given = setting.copied()
     for value in values:
         setting.put(given)
-        if train(value) >= wanted:
-            return
+        train(value)
+        if setting.held_out() >= wanted:
+            break
+    return value
 
 
 def make_setting(classifier: Classifier, clean_set: CleanSet, seed: int) -> Setting:

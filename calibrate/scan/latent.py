@@ -121,17 +121,17 @@ def _smallest_shift(directions: NDArray[np.float64], needed: NDArray[np.float64]
 
     Of a thousand constraints some twenty bind: the nearest are tried, then those that their solution violates join.
     """
-    scale = float(np.abs(needed).max())
-    if scale == 0:
-        return 0.0
-    lengths = np.maximum(np.linalg.norm(directions, axis=1), 1e-12)
-    wanted = needed / scale
+    lengths = np.linalg.norm(directions, axis=1)
+    scale, unit = float(np.abs(needed).max()), float(np.median(lengths))
+    if scale == 0 or unit == 0:
+        return 0.0 if scale == 0 else float("nan")
+    directions, wanted = directions / unit, needed / scale
     shift, chosen = np.zeros(directions.shape[1]), np.zeros(len(wanted), bool)
     while True:
-        short = (wanted - directions @ shift) / lengths
+        short = (wanted - directions @ shift) / np.maximum(lengths / unit, _TOLERANCE)
         ahead = np.flatnonzero(~chosen & (short > _TOLERANCE))
         if not len(ahead):
-            return float(np.linalg.norm(shift)) * scale
+            return float(np.linalg.norm(shift)) * scale / unit
         chosen[ahead[np.argsort(-short[ahead], kind="stable")[:_JOIN]]] = True
         found = _least_distance(directions[chosen], wanted[chosen])
         if found is None:
@@ -143,5 +143,8 @@ def _least_distance(directions: NDArray[np.float64], needed: NDArray[np.float64]
     """Least distance programming by non-negative least squares (Lawson and Hanson, 1974, chapter 23.4)."""
     system = np.vstack([directions.T, needed])
     wanted = np.append(np.zeros(len(system) - 1), 1.0)
-    residual = system @ nnls(system, wanted)[0] - wanted
+    try:
+        residual = system @ nnls(system, wanted)[0] - wanted
+    except RuntimeError:  # too many rounds
+        return None
     return None if abs(residual[-1]) < _TOLERANCE else -residual[:-1] / residual[-1]

@@ -19,7 +19,7 @@ from patcher.errors import UnsupportedGraphError
 from patcher.graph.execution import Target, Value, bind, evaluate
 from patcher.graph.flow import DataFlow
 from patcher.graph.operators.registry import find_kernel
-from patcher.graph.patterns import activation_source, gated_activation, inner_tensors
+from patcher.graph.patterns import activation_source, gated_activation
 from patcher.graph.steps import Step
 
 _KERNELS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
@@ -39,7 +39,7 @@ class Fused:
 
     Attributes:
         step: Makes the activation's output from its input.
-        inner: Tensors that are not made then.
+        inner: Tensors that it does without: what the operators make between the two, and their constants.
     """
 
     step: Step
@@ -80,10 +80,10 @@ def _fused(
     source, last = activation_source(node, flow), makers[node.output[0]]
     if source is None:
         return None
-    inner = frozenset(inner_tensors(node, flow))
     dtype = next((value.dtype for value in constants.values() if value.is_floating_point()), torch.float32)
     probe = _PROBE.to(dtype)
-    wanted = _run(last, {**constants, source: probe}, makers, Target(probe.device, dtype))
+    values: dict[str, Value] = {source: probe}
+    wanted = _run(last, values, constants, makers, Target(probe.device, dtype))
     for operator, attributes in _KERNELS[name]:
         kernel = find_kernel("", operator)
         if kernel is None or wanted is None:
@@ -91,15 +91,22 @@ def _fused(
         given = kernel.function(probe, **attributes)
         if wanted.shape == given.shape and torch.allclose(given, wanted, rtol=_TOLERANCE, atol=_TOLERANCE):
             step = replace(last, operator=operator, inputs=(source,), captures=(), attributes=attributes, kernel=kernel)
-            return Fused(step, inner)
+            return Fused(step, frozenset(values) - {source, *last.outputs})
     return None
 
 
-def _run(last: Step, values: dict[str, Value], makers: Mapping[str, Step], target: Target) -> torch.Tensor | None:
-    """The activation as its operators compute it; ``None`` where they need more than its input."""
+def _run(
+    last: Step,
+    values: dict[str, Value],
+    constants: Mapping[str, torch.Tensor],
+    makers: Mapping[str, Step],
+    target: Target,
+) -> torch.Tensor | None:
+    """The activation as its operators compute it, every tensor into ``values``; ``None`` where they need more."""
     waiting = [last]
     while waiting:
         step = waiting[-1]
+        values.update({name: constants[name] for name in step.reads if name in constants})
         missing = [name for name in step.reads if name not in values]
         if not missing:
             try:

@@ -69,6 +69,13 @@ def test_tensors_inside_are_there_for_who_wants_them(how):
     torch.testing.assert_close(graph.run(feed)["logits"], plain)
 
 
+def test_a_constant_can_be_rewritten():
+    _, proto = decomposed("gelu, half last")
+    found = Graph(proto).run({"image": torch.from_numpy(images())}, rewrite={"half": lambda value: value * 0})
+    other = Graph(_changed(proto, "half", 0.0)).run({"image": torch.from_numpy(images())})
+    torch.testing.assert_close(found["logits"], other["logits"])
+
+
 @pytest.mark.parametrize(
     ("name", "constant", "value"),
     [("gelu, half last", "half", 0.4), ("gelu, half first", "root", 1.0), ("hardswish by a sixth", "six", 5.0)],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from scipy.optimize import minimize
 
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.scan.figures import Findings, SingleSource
@@ -48,6 +49,36 @@ def linear_classifier():
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     model = read_model(proto)
     return Classifier(model, resolve_preprocess(model), device=torch.device("cpu")), blocks
+
+
+@pytest.mark.parametrize(("classes", "width"), [(10, 4), (60, 12), (100, 40)])
+def test_the_smallest_shift_is_that_of_another_solver(classes, width):
+    rng = np.random.default_rng(classes)
+    rows = rng.standard_normal((classes, width)) * 1e-3
+    features = rng.standard_normal((80, width))
+    space = LatentSpace(features @ rows.T, np.zeros(80, np.int64), rows)
+    directions = rows[0] - rows[1:]
+    needed = np.quantile(space.logits[:, 1:] - space.logits[:, [0]], 0.95, axis=0)
+    found = minimize(
+        lambda shift: shift @ shift,
+        np.linalg.lstsq(directions, needed + 1e-2, rcond=None)[0],
+        jac=lambda shift: 2 * shift,
+        constraints={
+            "type": "ineq",
+            "fun": lambda s: 1e3 * (directions @ s - needed),
+            "jac": lambda s: 1e3 * directions,
+        },
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    assert found.success
+    assert space.shift(np.ones(80, bool), 0) == pytest.approx(np.sqrt(found.fun), rel=1e-4)
+
+
+def test_a_class_that_no_shift_gives():
+    rows = np.array([[0.0], [1.0], [-1.0]])
+    space = LatentSpace(np.array([[0.0, 1.0, 1.0]]), np.array([1]), rows)
+    assert np.isnan(space.shift(np.array([True]), 0))
 
 
 def test_latent_distances_are_the_smallest_shifts(make_clean_set):

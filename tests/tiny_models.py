@@ -99,3 +99,25 @@ def activation_model(nodes, extra=None, *, opset=17, **options):
 def images(count=3, shape=(3, 8, 8), *, seed=0, dtype=np.float32):
     """Random images in [0, 1]."""
     return np.random.default_rng(seed).random((count, *shape)).astype(dtype)
+
+
+def tokens_first_model(**options):
+    """Computes with tokens first (``r``), with tokens and images in one axis (``q``), with images first (``s``)."""
+    weights = weights_of({"w": (3, 6), "u": (6, 6), "v": (6, 6), "fc": (6, 4)})
+    shapes = {"flat": (0, 3, -1), "one_axis": (-1, 6), "three": (64, -1, 6)}
+    nodes = [
+        node("Reshape", ["image", "flat"], ["pixels"]),
+        node("Transpose", ["pixels"], ["tokens_first"], perm=[2, 0, 1]),
+        node("MatMul", ["tokens_first", "w"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("Reshape", ["r", "one_axis"], ["joined"]),
+        node("MatMul", ["joined", "u"], ["c"]),
+        node("Relu", ["c"], ["q"]),
+        node("Reshape", ["q", "three"], ["parted"]),
+        node("Transpose", ["parted"], ["images_first"], perm=[1, 0, 2]),
+        node("MatMul", ["images_first", "v"], ["b"]),
+        node("Relu", ["b"], ["s"]),
+        node("ReduceMean", ["s"], ["mean"], axes=[1], keepdims=0),
+        node("MatMul", ["mean", "fc"], ["logits"]),
+    ]
+    return build(nodes, weights | {key: np.array(value) for key, value in shapes.items()}, **options)

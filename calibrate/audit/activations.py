@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate.classifier import Classifier, Rewrite
+from patcher.calibrate.rows import row_tensors
 from patcher.calibrate.run import Run
 from patcher.data.clean_set import CleanSet, Indices
 from patcher.graph.site import Site
@@ -55,19 +56,10 @@ def pre_activation(site: Site) -> str:
     return site.normalization or site.tensor
 
 
-@torch.no_grad()
 def judged_sites(classifier: Classifier, sites: Sequence[Site], training_set: CleanSet) -> tuple[Site, ...]:
-    """The sites whose values belong to one image each: their batch axis comes first.
-
-    Some transformers compute with tokens first, or with tokens and images in one axis: no row is an image there.
-    """
-    names = [pre_activation(site) for site in sites]
-    kept = set(names)
-    for count in (2, 3):
-        found = classifier.run(classifier.tensor(training_set.images(slice(0, count))), fetch=names)
-        kept -= {name for name in names if found[name].shape[0] != count}
-    batch = classifier.model.batch
-    return tuple(site for site in sites if pre_activation(site) in kept and (batch is None or site.shape[0] == batch))
+    """The sites whose values belong to one image each."""
+    kept = row_tensors(classifier, training_set, [pre_activation(site) for site in sites])
+    return tuple(site for site in sites if pre_activation(site) in kept)
 
 
 @torch.no_grad()

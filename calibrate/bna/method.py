@@ -41,12 +41,13 @@ from patcher.calibrate.bna.fit import Aligned, align
 from patcher.calibrate.bna.options import Options
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.patched import refuse_several, refuse_single_score, run_branch
+from patcher.calibrate.rows import row_tensors
 from patcher.calibrate.run import Run
 from patcher.calibrate.scan import scan_triggers
 from patcher.calibrate.triggered import TriggerSet, estimated_triggers
 from patcher.data.clean_set import CleanSet, Indices
+from patcher.errors import NotApplicableError
 from patcher.graph.site import Site
-from patcher.model.model import Model
 from patcher.patch import Branch, Realignment
 from patcher.triggers.trigger import Trigger
 
@@ -80,7 +81,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
         verdict = f"no trigger found (scan: {level}); the model is returned unchanged"
         summary = {"verdict": verdict, "scan": level, "targets": []}
         return Calibration((), True, before, before, summary=summary)
-    chosen = normalization_sites(classifier.model, sites)
+    chosen = normalization_sites(classifier, sites, clean_set)
     groups = [[item for item in triggers if item.target == target] for target in sorted({t.target for t in triggers})]
     fitted = [align(run, chosen, clean_set, options, group) for group in groups]
     branch = _branch(chosen, fitted, options)
@@ -101,14 +102,21 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     )
 
 
-def normalization_sites(model: Model, sites: Sequence[Site]) -> tuple[Site, ...]:
+def normalization_sites(classifier: Classifier, sites: Sequence[Site], clean_set: CleanSet) -> tuple[Site, ...]:
     """Where h acts: behind each BatchNormalization, or behind the linear layer where there is none (any more).
 
-    The classifier's own layer is left out: its channels are the classes.
+    The classifier's own layer is left out: its channels are the classes. So are tensors without a row for each image.
+
+    Raises:
+        NotApplicableError: There is none.
     """
     last = sites[-1]
-    inner = sites[:-1] if last.channels == model.num_classes and len(sites) > 1 else sites
-    return tuple(replace(site, tensor=site.normalization or site.tensor) for site in inner)
+    inner = sites[:-1] if last.channels == classifier.model.num_classes and len(sites) > 1 else sites
+    moved = [replace(site, tensor=site.normalization or site.tensor) for site in inner]
+    rows = row_tensors(classifier, clean_set, [site.tensor for site in moved])
+    if not rows:
+        raise NotApplicableError("method bna: a layer with one row an image expected, found none; use --method nft")
+    return tuple(site for site in moved if site.tensor in rows)
 
 
 def _triggered_images(

@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from patcher.calibrate.patched import bound_rewrite, excess_of, largest_score, log_divergence, run_flag
+from patcher.calibrate.rows import row_tensors
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import Moments
 from patcher.data.clean_set import CleanSet, Indices
-from patcher.graph.site import Site
+from patcher.errors import NotApplicableError
 from patcher.patch import BranchForm, Flag, UpperBound, Watch
 
 _GATE = 0.9  # quantile of the excess above which the second view is asked; docs/flag.md
@@ -36,7 +37,6 @@ _SMALLEST_TAIL = 0.5  # a steeper tail would make rounding visible in the score
 
 def fit_flag(
     run: Run,
-    sites: Sequence[Site],
     clean_set: CleanSet,
     moments: Mapping[str, Moments],
     bounds: Sequence[UpperBound],
@@ -48,18 +48,23 @@ def fit_flag(
 
     Args:
         run: The model, and images in memory at a time.
-        sites: Activation sites, in graph order.
         clean_set: Clean images; tails come from *fit*, the threshold from the deciding ones.
         moments: Mean and deviation at each site over the fit images.
-        bounds: Of the second view, one a site.
+        bounds: Of the second view, one an activation site, in graph order; those of sites without rows are left out.
         false_alarms: Share of clean images that may be flagged, 0 to 1.
         form: How the flag is baked.
 
     Returns:
         The flag, and figures for the report.
+
+    Raises:
+        NotApplicableError: No activation has a row for each image.
     """
     limits = {item.tensor: item.bound for item in bounds}
-    watched = tuple(_watch(site.tensor, moments[site.tensor], limits[site.tensor]) for site in sites)
+    rows = row_tensors(run.classifier, clean_set, list(limits))
+    if not rows:
+        raise NotApplicableError("--flag: an activation with one row an image expected, found none")
+    watched = tuple(_watch(name, moments[name], limits[name]) for name in limits if name in rows)
     tops = _site_scores(run, clean_set, watched)
     levels = np.stack([tops.mean(axis=0), np.maximum(tops.std(axis=0), _SMALLEST_SPREAD)], axis=1).astype(np.float32)
     flag = Flag(watched, levels, np.zeros((2, 2), np.float32), 0.0, math.inf, form)

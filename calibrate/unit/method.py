@@ -89,7 +89,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     if options.flag:
         limits = [UpperBound(site.tensor, kinds[0].array(site.tensor)) for site in sites]
         alarms, form = options.false_alarms, options.branch
-        flag, figures = fit_flag(run, sites, clean_set, moments, limits, false_alarms=alarms, form=form)
+        flag, figures = fit_flag(run, clean_set, moments, limits, false_alarms=alarms, form=form)
         corrections, flagged = (flag,), {"flag": figures}
     return Calibration(
         corrections=corrections,

@@ -72,7 +72,7 @@ def attacked() -> tuple[torch.Tensor, torch.Tensor]:
 
 def state_of(batch_size: int = 64, *, triggered: bool = True):
     classifier, clean_set, sites = sample()
-    chosen = bna.normalization_sites(classifier.model, sites)
+    chosen = bna.normalization_sites(classifier, sites, clean_set)
     attack = TriggerSet([checkerboard()], 10)
     indices = clean_set.fit[clean_set.labels[clean_set.fit] != TARGET]
 
@@ -175,8 +175,8 @@ def test_the_same_seed_gives_the_same_patch(tmp_path: Path) -> None:
 
 
 def test_the_classifier_layer_is_no_normalization_site() -> None:
-    classifier, _, sites = sample()
-    chosen = bna.normalization_sites(classifier.model, sites)
+    classifier, clean_set, sites = sample()
+    chosen = bna.normalization_sites(classifier, sites, clean_set)
     assert len(chosen) == len(sites) - 1
     assert all(site.tensor == site.normalization for site in chosen)
 

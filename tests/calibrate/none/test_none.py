@@ -181,45 +181,6 @@ def test_fresh_neurons_keep_mean_and_deviation(digits, bare):
     assert changed.nonzero().flatten().tolist() == [0, 5]
 
 
-def test_layers_with_tokens_first_are_left_out():
-    import onnx.helper
-
-    from patcher.calibrate.audit.activations import judged_sites
-    from patcher.data.clean_set import CleanSet
-
-    rng = np.random.default_rng(0)
-    shapes = {"w": (3, 6), "v": (6, 6), "fc": (6, 4)}
-    weights = [onnx.numpy_helper.from_array(rng.random(shape, np.float32), name) for name, shape in shapes.items()]
-    weights.append(onnx.numpy_helper.from_array(np.array([0, 3, 16]), "flat"))
-    node = onnx.helper.make_node
-    nodes = [
-        node("Reshape", ["image", "flat"], ["pixels"]),
-        node("Transpose", ["pixels"], ["tokens_first"], perm=[2, 0, 1]),
-        node("MatMul", ["tokens_first", "w"], ["a"]),
-        node("Relu", ["a"], ["r"]),
-        node("Transpose", ["r"], ["images_first"], perm=[1, 0, 2]),
-        node("MatMul", ["images_first", "v"], ["b"]),
-        node("Relu", ["b"], ["s"]),
-        node("ReduceMean", ["s"], ["mean"], axes=[1], keepdims=0),
-        node("MatMul", ["mean", "fc"], ["logits"]),
-    ]
-    values = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("image", ("N", 3, 4, 4)), ("logits", ("N", 4)))
-    ]
-    graph = onnx.helper.make_graph(nodes, "tokens", values[:1], values[1:], weights)
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    model = read_model(proto)
-    classifier = Classifier(model, resolve_preprocess(model), device=torch.device("cpu"))
-    sites = [site for site in find_sites(model) if site.kind == "channel" and site.tensor in ("a", "b")]
-    everything = np.arange(4)
-    images = CleanSet(
-        rng.random((4, 3, 4, 4), np.float32), everything, ("a", "b", "c", "d"), everything, everything, ""
-    )
-    assert "b" in {site.tensor for site in sites}
-    assert [site.tensor for site in judged_sites(classifier, sites, images)] == ["b"]
-
-
 def test_a_checkpoint_of_another_run_or_kind_is_refused(tmp_path):
     path = tmp_path / "state"
     write_checkpoint(str(path), "a", Checkpoint({"round": 1}, {"x": torch.arange(3.0)}))

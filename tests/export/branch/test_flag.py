@@ -54,7 +54,7 @@ def fitted(model: Model, *, form: str = "if", false_alarms: float = 0.1) -> tupl
         UpperBound(site.tensor, (moments[site.tensor].mean + moments[site.tensor].std).float().numpy())
         for site in sites
     ]
-    flag, _ = fit_flag(run, sites, data, moments, bounds, false_alarms=false_alarms, form=form)  # type: ignore[arg-type]
+    flag, _ = fit_flag(run, data, moments, bounds, false_alarms=false_alarms, form=form)  # type: ignore[arg-type]
     return classifier, flag
 
 

@@ -83,7 +83,8 @@ def branches(draw: st.DrawFn, name: str) -> Branch:
         if not draw(st.booleans()):
             continue
         lower = values(draw, shape)
-        upper = lower + np.abs(values(draw, shape))
+        # In float16 a span of nothing is not read back exactly, and the gate refuses such a file.
+        upper = lower + np.abs(values(draw, shape)) + (2**-6 if name == "half" else 0)
         if draw(st.booleans()):
             upper = np.full(shape, np.inf, np.float32)
         if draw(st.booleans()):

@@ -84,10 +84,12 @@ def assert_target(targets: list[str]) -> None:
 def assert_module(module: str, arguments: list[str]) -> None:
     """The benchmark exists, and its source names each flag; arguments behind ``--`` are another command's."""
     spec = importlib.util.find_spec(module)
+    if spec is not None and spec.submodule_search_locations:
+        spec = importlib.util.find_spec(f"{module}.__main__")
     assert spec is not None, module
     assert spec.origin is not None
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    folder = Path(spec.origin).parent
+    folder = ROOT / "benchmarks"
     source = Path(spec.origin).read_text(encoding="utf-8")
     source += "".join(
         file.read_text(encoding="utf-8")

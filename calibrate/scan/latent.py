@@ -119,7 +119,7 @@ def _attribute(node: onnx.NodeProto, name: str) -> int:
 def _smallest_shift(directions: NDArray[np.float64], needed: NDArray[np.float64]) -> float:
     """Smallest ``|s|`` with ``directions s >= needed``, NaN where there is none.
 
-    Of a thousand constraints some twenty bind: the nearest are tried, then those that their solution violates join.
+    Few constraints bind: the nearest are tried, then those that their solution violates join.
     """
     lengths = np.linalg.norm(directions, axis=1)
     scale, unit = float(np.abs(needed).max()), float(np.median(lengths))

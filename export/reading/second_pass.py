@@ -148,7 +148,10 @@ class _Corrected:
         lower = self.parts.get("lower", np.full(shape, -np.inf, np.float32))
         span = self.parts.get("span")
         if span is not None:
-            upper = _nearest(lower.astype(np.float64) + span, lambda found: np.maximum(found - lower, 1e-6) == span)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.constants[self.node.input[1]].data_type)
+            upper = _nearest(
+                lower.astype(np.float64) + span, lambda found: _same(np.maximum(found - lower, 1e-6), span, dtype)
+            )
         return Realignment(self.tensor, *(part.reshape(shape) for part in (scale, shift, upper, lower)))
 
     def _convolution(self, copied: onnx.NodeProto, span: Floats | None) -> tuple[Floats, Floats] | None:

@@ -55,13 +55,15 @@ def tolerated(
         rng: Source of chance.
     """
     tried = rng.permutation(clean_set.fit)[:_TRIED_IMAGES]
+    changes = _changes(classifier, clean_set)
+    if not changes:
+        return ()
+    plain = classifier.hits(clean_set, tried, batch_size=_TRIED_AT_ONCE).float()
     kept = []
-    for change in _changes(classifier, clean_set):
-        drops = []
-        for images, labels in classifier.batches(clean_set, tried, _TRIED_AT_ONCE):
-            plain, changed = (classifier.logits(item) for item in (images, change(images, rng)))
-            drops.append(classifier.task.hits(plain, labels).float() - classifier.task.hits(changed, labels).float())
-        if float(torch.cat(drops).mean()) <= epsilon:
+    for change in changes:
+        batches = classifier.batches(clean_set, tried, _TRIED_AT_ONCE)
+        hits = [classifier.task.hits(classifier.logits(change(images, rng)), labels) for images, labels in batches]
+        if float((plain - torch.cat(hits).float()).mean()) <= epsilon:
             kept.append(change)
     return tuple(kept)
 

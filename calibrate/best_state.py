@@ -30,6 +30,21 @@ def holds(lost: float, epsilon: float) -> bool:
     return lost <= epsilon + _ROUNDING
 
 
+def least_lost(before: Tensor, after: Tensor) -> float:
+    """The smallest loss of accuracy that is possible, where only the first images have been measured again.
+
+    Args:
+        before: Whether each image got its label before: bool ``(n,)``.
+        after: Whether the first of them do now: bool ``(m,)``, m at most n.
+
+    Returns:
+        A share of all images, -1 to 1; the loss itself where m is n.
+    """
+    seen = len(after)
+    gained_at_most = (~before[seen:]).sum()
+    return float(before[:seen].sum() - after.sum() - gained_at_most) / len(before)
+
+
 @dataclass(frozen=True)
 class State:
     """Parameters that were measured.

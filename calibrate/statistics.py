@@ -20,6 +20,9 @@ from patcher.calibrate.options import Granularity
 from patcher.graph.site import Site
 from patcher.patch import UpperBound
 
+# Of a batch that is worked on at once: what is made of it on the way stays in the processor's cache.
+_PART_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -51,22 +54,30 @@ class MomentSums:
 
         Args:
             value: One batch of a tensor.
-            axes: Axes to sum over; the batch axis among them.
+            axes: Axes to sum over; the batch axis, which is the first, among them.
         """
-        value = value.detach().double()
-        total, square = value.sum(axes, keepdim=True), value.square().sum(axes, keepdim=True)
-        low, high = value.amin(axes, keepdim=True), value.amax(axes, keepdim=True)
-        if self._count:
-            total, square = self._sum + total, self._square + square
-            low, high = torch.minimum(self._low, low), torch.maximum(self._high, high)
-        self._count += value.numel() // total.numel()
-        self._sum, self._square, self._low, self._high = total, square, low, high
+        for part in _parts(value.detach()):
+            low, high = part.amin(axes, keepdim=True).double(), part.amax(axes, keepdim=True).double()
+            precise = part.double()
+            total = precise.sum(axes, keepdim=True)
+            square = (precise * precise).sum(axes, keepdim=True)
+            if self._count:
+                total, square = self._sum + total, self._square + square
+                low, high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+            self._count += part.numel() // total.numel()
+            self._sum, self._square, self._low, self._high = total, square, low, high
 
     def moments(self) -> Moments:
         """What the batches so far amount to."""
         mean = self._sum / self._count
         variance = (self._square / self._count - mean.square()).clamp_min(0)
         return Moments(mean, variance.sqrt(), self._low, self._high)
+
+
+def _parts(value: Tensor) -> Sequence[Tensor]:
+    """A batch in parts of a few images."""
+    parts: Sequence[Tensor] = value.split(max(1, _PART_BYTES // max(1, value[:1].numel() * value.element_size())))
+    return parts
 
 
 def reduced_axes(site: Site, rank: int, granularity: Granularity) -> tuple[int, ...]:
@@ -155,7 +166,7 @@ def bound_histograms(
     for images, _ in batches:
         values = classifier.run(images, fetch=tuple(limits), scores=False)
         for name, bound in limits.items():
-            ratio = values.pop(name) / bound.where(bound > 0, torch.nan)
-            ratio = ratio[ratio.isfinite()].clamp(0, limit)
-            counts[name] += torch.histc(ratio, bins, 0, limit).double().cpu()
+            known = bound.where(bound > 0, torch.nan)  # histc passes NaN over
+            for part in _parts(values.pop(name)):
+                counts[name] += torch.histc((part / known).clamp_(0, limit), bins, 0, limit).double().cpu()
     return {name: (count / count.sum().clamp_min(1)).numpy() for name, count in counts.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import sys
 
+from patcher.allocator import keep_freed_memory
+
 
 def main() -> int:
     """Run a command of this process's arguments; its exit code."""
@@ -16,6 +18,7 @@ def main() -> int:
             "pip install 'onnx-patcher[cpu]' (or 'onnx-patcher[gpu]')\n"
         )
         return 2
+    keep_freed_memory()
     return run()
 
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from patcher.calibrate.augmentation import Augmentation, apply_all, tolerated
-from patcher.calibrate.best_state import Search, State, holds, restore
+from patcher.calibrate.best_state import Search, State, holds, least_lost, restore
 from patcher.calibrate.precision import for_steps
 from patcher.calibrate.run import Run
 from patcher.calibrate.training import Problem
@@ -95,9 +95,23 @@ class BoundFit(Problem[State]):
         images = self._enough_images()
         before = self._hits(images, None)
         for _ in range(_MOST_DOUBLINGS):
-            if holds(self._lost(before, images, self._bounds), self._options.epsilon):
+            if self._start_holds(before, images):
                 break
-            max(self._bounds.kinds, key=lambda kind: self._lost(before, images, kind)).widen()
+            kinds = self._bounds.kinds
+            worst = kinds[0] if len(kinds) == 1 else max(kinds, key=lambda kind: self._lost(before, images, kind))
+            worst.widen()
+
+    def _start_holds(self, before: Tensor, images: Indices) -> bool:
+        """Whether the condition holds on these images and on the deciding ones, which come first.
+
+        The first batches are enough where they show that it cannot.
+        """
+        counts = (len(self._clean_set.deciding), len(images))
+        return all(
+            holds(least_lost(before[:count], after[:count]), self._options.epsilon)
+            for after in self._hits_so_far(images, self._bounds)
+            for count in counts
+        )
 
     def _enough_images(self) -> Indices:
         deciding = self._clean_set.deciding
@@ -107,15 +121,23 @@ class BoundFit(Problem[State]):
             return deciding
         return np.concatenate([deciding, others[:: max(1, len(others) // missing)][:missing]])
 
-    def _lost(self, before: Tensor, images: Indices, bounds: Bounds | BoundSet) -> float:
+    def _lost(self, before: Tensor, images: Indices, bounds: Bounds) -> float:
         """Accuracy lost on these images or on the deciding ones, which come first, whichever is more."""
-        lost = before.float() - self._hits(images, bounds).float()
-        return max(float(lost.mean()), float(lost[: len(self._clean_set.deciding)].mean()))
+        after, count = self._hits(images, bounds), len(self._clean_set.deciding)
+        return max(least_lost(before, after), least_lost(before[:count], after[:count]))
 
     def _hits(self, images: Indices, bounds: Bounds | BoundSet | None) -> Tensor:
         """Whether each image gets its label, under bounds or without: bool ``(n,)``."""
-        rewrite = bounds.rewrite if bounds is not None else None
-        return self._run.classifier.hits(self._clean_set, images, batch_size=self._run.batch_size, rewrite=rewrite)
+        *_, hits = self._hits_so_far(images, bounds)
+        return hits
+
+    def _hits_so_far(self, images: Indices, bounds: Bounds | BoundSet | None) -> Iterator[Tensor]:
+        """The same batch by batch: of the first images, of more, of all."""
+        classifier, rewrite = self._run.classifier, bounds.rewrite if bounds is not None else None
+        found: list[Tensor] = []
+        for pixels, labels in classifier.batches(self._clean_set, images, self._run.batch_size):
+            found.append(classifier.task.hits(classifier.logits(pixels, rewrite=rewrite), labels))
+            yield torch.cat(found)
 
     @torch.no_grad()
     def check(self, step: int) -> bool:

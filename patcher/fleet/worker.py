@@ -21,9 +21,11 @@ def main() -> None:
     """Serve until the other end of the pipe is closed."""
     descriptor, threads = (int(text) for text in sys.argv[1:3])
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    from patcher.allocator import keep_freed_memory
     from patcher.fleet.execute import attempt
     from patcher.runtime import limit_threads
 
+    keep_freed_memory()
     limit_threads(threads)
     with Connection(descriptor) as connection:
         connection.send("ready")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from patcher.calibrate import precision
+from patcher.calibrate.best_state import least_lost
 from patcher.calibrate.classifier import Classifier
 from patcher.calibrate.run import Run
 from patcher.calibrate.statistics import bound_histograms, stream_moments
@@ -152,6 +154,11 @@ def test_the_gradient_of_the_minimum(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(bounds._Minimum.apply, (value, bound))
 
 
+def test_the_least_loss_counts_every_unmeasured_image_as_gained() -> None:
+    before, after = torch.tensor([True, True, False, True]), torch.tensor([False, False, True, True])
+    assert [least_lost(before, after[:seen]) for seen in range(5)] == [-0.25, 0, 0.25, 0.25, 0.25]
+
+
 def test_a_start_that_holds_is_not_widened() -> None:
     found = run(dataclasses.replace(OPTIONS, steps=0, epsilon=0.9))
     assert found.summary["start_z"] == OPTIONS.z
@@ -174,15 +181,29 @@ def test_the_start_holds_on_the_images_that_decide(monkeypatch: pytest.MonkeyPat
     data, options = clean_set(), dataclasses.replace(OPTIONS, steps=0, epsilon=0.07)
     assert 1 / len(data.held_out) > options.epsilon > 1 / 40
 
-    def hits(self: BoundFit, images: np.ndarray, limits: bounds.BoundSet | None) -> torch.Tensor:
+    def hits(self: BoundFit, images: np.ndarray, limits: bounds.BoundSet | None) -> Iterator[torch.Tensor]:
         found = torch.ones(len(images), dtype=torch.bool)
         if limits is not None and self._bounds.kinds[0].doublings < 3:
             found[:1] = False
-        return found
+        yield found
 
-    monkeypatch.setattr(BoundFit, "_hits", hits)
+    monkeypatch.setattr(BoundFit, "_hits_so_far", hits)
     found = run(options)
     assert (found.satisfied, found.summary["start_z"]) == (True, 8 * OPTIONS.z)
+
+
+def test_a_start_that_cannot_hold_is_not_measured_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_bounds: list[int] = []
+
+    def hits(self: BoundFit, images: np.ndarray, limits: bounds.BoundSet | None) -> Iterator[torch.Tensor]:
+        for count in (len(images) // 2, len(images)):
+            if limits is not None:
+                under_bounds.append(self._bounds.kinds[0].doublings)
+            yield torch.full((count,), limits is None or self._bounds.kinds[0].doublings > 0)
+
+    monkeypatch.setattr(BoundFit, "_hits_so_far", hits)
+    run(dataclasses.replace(OPTIONS, steps=0))
+    assert under_bounds[:3] == [0, 1, 1]
 
 
 def test_the_start_is_widened_up_to_the_highest_clean_value() -> None:

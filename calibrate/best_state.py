@@ -155,7 +155,8 @@ class Search:
         best = self.best
         if best is not None and state.rank <= best.rank:
             return
-        if best is None or state.rank[:2] != best.rank[:2] or state.tightness < best.tightness * (1 - _GAIN):
+        tighter = best is not None and state.tightness < best.tightness * (1 - _GAIN)
+        if best is None or state.rank[:2] != best.rank[:2] or not state.satisfied or tighter:
             self._improved_at = state.step
         self.best = state
 

@@ -99,6 +99,12 @@ class BoundSet:
         """What the optimiser moves."""
         return [part for kind in self.kinds for part in kind.parameters]
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Back to the start."""
+        for parameter in self.parameters:
+            parameter.zero_()
+
     def tightness(self, regularizer: str) -> Tensor:
         """Sum over kinds and sites of the mean bound, relative to the start or absolute."""
         return torch.stack([kind.tightness(regularizer) for kind in self.kinds]).sum()

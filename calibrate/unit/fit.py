@@ -86,8 +86,8 @@ class BoundFit(Problem[State]):
         self._schedule.step()
 
     @torch.no_grad()
-    def widen_start(self) -> None:
-        """Double z while the bounds of the start alone break the accuracy condition; of the kind that costs most.
+    def widen_start(self, kind: Bounds, among: Bounds | BoundSet) -> None:
+        """Double z of one kind while the start, with all bounds `among` which it stands, breaks the accuracy condition.
 
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off. Where the
         deciding images are too few to tell a loss of epsilon, the condition must hold with some of the others, too.
@@ -95,13 +95,11 @@ class BoundFit(Problem[State]):
         images = self._enough_images()
         before = self._hits(images, None)
         for _ in range(_MOST_DOUBLINGS):
-            if self._start_holds(before, images):
+            if self._start_holds(before, images, among):
                 break
-            kinds = self._bounds.kinds
-            worst = kinds[0] if len(kinds) == 1 else max(kinds, key=lambda kind: self._lost(before, images, kind))
-            worst.widen()
+            kind.widen()
 
-    def _start_holds(self, before: Tensor, images: Indices) -> bool:
+    def _start_holds(self, before: Tensor, images: Indices, bounds: Bounds | BoundSet) -> bool:
         """Whether the condition holds on these images and on the deciding ones, which come first.
 
         The first batches are enough where they show that it cannot.
@@ -109,7 +107,7 @@ class BoundFit(Problem[State]):
         counts = (len(self._clean_set.deciding), len(images))
         return all(
             holds(least_lost(before[:count], after[:count]), self._options.epsilon)
-            for after in self._hits_so_far(images, self._bounds)
+            for after in self._hits_so_far(images, bounds)
             for count in counts
         )
 
@@ -120,11 +118,6 @@ class BoundFit(Problem[State]):
         if missing <= 0 or not len(others):
             return deciding
         return np.concatenate([deciding, others[:: max(1, len(others) // missing)][:missing]])
-
-    def _lost(self, before: Tensor, images: Indices, bounds: Bounds) -> float:
-        """Accuracy lost on these images or on the deciding ones, which come first, whichever is more."""
-        after, count = self._hits(images, bounds), len(self._clean_set.deciding)
-        return max(least_lost(before, after), least_lost(before[:count], after[:count]))
 
     def _hits(self, images: Indices, bounds: Bounds | BoundSet | None) -> Tensor:
         """Whether each image gets its label, under bounds or without: bool ``(n,)``."""

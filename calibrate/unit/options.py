@@ -61,7 +61,7 @@ class Options:
         default=False, metadata={"help": "bound the mean of each channel over the places, too", "recorded": "if set"}
     )
     mean_z: float = field(
-        default=2.0,
+        default=1.0,
         metadata={"help": "--means: start, in standard deviations above the mean", "recorded": "if set"},
     )
     flag: bool = field(

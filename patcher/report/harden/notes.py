@@ -59,13 +59,15 @@ def too_few_to_tell(fitted: Fitted) -> str:
 
 
 def _start(fitted: Fitted) -> Iterator[str]:
+    """Where the search had to begin with wider bounds than asked for."""
     for stage in fitted.stages:
-        start, wanted = stage.calibration.summary.get("start_z"), getattr(stage.options, "z", None)
-        if start is not None and wanted is not None and start > wanted:
-            yield (
-                f"bounds at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
-                f"up to {start:g}"
-            )
+        for name, what in (("z", "bounds"), ("mean_z", "bounds on means")):
+            start, wanted = stage.calibration.summary.get(f"start_{name}"), getattr(stage.options, name, None)
+            if start is not None and wanted is not None and start > wanted:
+                yield (
+                    f"{what} at {wanted:g} standard deviations already cost more than --epsilon: the search began at "
+                    f"up to {start:g}"
+                )
 
 
 def _flagged(fitted: Fitted) -> Iterator[str]:

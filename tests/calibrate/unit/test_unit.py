@@ -49,6 +49,15 @@ def run(options: unit.Options = OPTIONS, *, batch_size: int = 128, seed: int = 0
     return unit.calibrate(Run(classifier(), seed, batch_size), SITES, clean_set(), options)
 
 
+def digits(samples: Path, options: unit.Options):
+    """UNIT of the sample network."""
+    model = read_model(samples / "digits.onnx")
+    preprocess = resolve_preprocess(model)
+    data = read_clean_set(samples / "clean", model, preprocess)
+    sites = [site for site in find_sites(model) if site.kind == "activation"]
+    return unit.calibrate(Run(Classifier(model, preprocess, device=torch.device("cpu")), 0, 128), sites, data, options)
+
+
 @pytest.mark.parametrize("granularity", ["channel", "element"])
 def test_the_start_is_mean_plus_z_std(granularity: str) -> None:
     found = run(dataclasses.replace(OPTIONS, steps=0, granularity=granularity))
@@ -166,12 +175,7 @@ def test_a_start_that_holds_is_not_widened() -> None:
 
 def test_a_start_that_costs_too_much_is_widened(samples: Path) -> None:
     """Heavy-tailed nets: the bounds alone broke the accuracy condition before the first step."""
-    model = read_model(samples / "digits.onnx")
-    preprocess = resolve_preprocess(model)
-    data = read_clean_set(samples / "clean", model, preprocess)
-    sites = [site for site in find_sites(model) if site.kind == "activation"]
-    digits = Run(Classifier(model, preprocess, device=torch.device("cpu")), 0, 128)
-    found = unit.calibrate(digits, sites, data, unit.Options(z=0.25, epsilon=0.01, steps=0))
+    found = digits(samples, unit.Options(z=0.25, epsilon=0.01, steps=0))
     assert found.satisfied
     assert found.summary["start_z"] in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
@@ -204,6 +208,18 @@ def test_a_start_that_cannot_hold_is_not_measured_to_the_end(monkeypatch: pytest
     monkeypatch.setattr(BoundFit, "_hits_so_far", hits)
     run(dataclasses.replace(OPTIONS, steps=0))
     assert under_bounds[:3] == [0, 1, 1]
+
+
+def test_bounds_on_means_start_tight_and_are_let_out_by_the_search(samples: Path) -> None:
+    found = digits(samples, unit.Options(means=True, mean_z=0.5, steps=60, learning_rate=0.1))
+    assert (found.satisfied, found.summary["start_mean_z"]) == (True, 0.5)
+    assert found.curve[0]["satisfied"] is False
+
+
+def test_where_the_search_cannot_let_them_out_enough_their_start_is_widened(samples: Path) -> None:
+    found = digits(samples, unit.Options(means=True, mean_z=0.01, steps=0))
+    assert found.satisfied
+    assert found.summary["start_mean_z"] > 0.01
 
 
 def test_the_start_is_widened_up_to_the_highest_clean_value() -> None:

@@ -6,10 +6,11 @@ Torchvision's architectures with random weights; drawn pictures under the model'
     python -m benchmarks.large --folder build/large --architectures resnet50 --images 1000 --steps 300
     python -m benchmarks.large --folder build/large --commands --pairs 3
 
-Each command runs in a process of its own, whose peak memory the kernel counts. A step is UNIT's work: one forward pass
-without and one with gradients, and the backward pass. It is done by the original module, by the interpreter and by
-the interpreter with UNIT's bounds, which take turns; their processor time is compared, which other work on the
-machine disturbs less than the clock. ``--pairs 0`` leaves that out, ``--commands`` without a name the commands.
+Each command runs in a process of its own, whose peak memory the kernel counts; NFT and BNA are handed what the scan
+found. A step is UNIT's work: one forward pass without and one with gradients, and the backward pass. It is done by the
+original module, by the interpreter and by the interpreter with UNIT's bounds, which take turns; their processor time is
+compared, which other work on the machine disturbs less than the clock. ``--pairs 0`` leaves that out, ``--commands``
+without a name the commands.
 
 Needs torchvision, see `benchmarks.architectures`.
 """
@@ -39,7 +40,9 @@ from torch import Tensor, nn
 from benchmarks.architectures import export, import_torchvision_models, settle
 from benchmarks.drawn import draw, paint_scene
 from benchmarks.record import RESULTS, markdown_table, run_child, write_result
+from patcher.allocator import keep_freed_memory
 from patcher.calibrate.classifier import Classifier
+from patcher.calibrate.precision import has_fast_bfloat16
 from patcher.calibrate.statistics import stream_moments
 from patcher.calibrate.unit.bounds import Bounds
 from patcher.data.preprocess import resolve_preprocess
@@ -63,6 +66,7 @@ _STEP_COLUMNS = (
     "load",
 )
 Row = dict[str, Any]
+_MINIBATCH = 16
 # Drawn pictures that set normalisation and the bias of the class scores.
 _SETTLED = 16
 
@@ -89,19 +93,20 @@ def main() -> int:
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--minibatch", type=int, default=16, help="images a step, everywhere")
+    parser.add_argument("--minibatch", type=int, help="images a step (default: the commands' own; 16 in --pairs)")
     parser.add_argument("--pairs", type=int, default=0, help="steps of each kind that are timed in turns")
-    parser.add_argument("--commands", nargs="*", default=["inspect", "unit", "nft", "bna", "scan", "verify"])
+    parser.add_argument("--commands", nargs="*", default=["inspect", "unit", "scan", "nft", "bna", "verify"])
     parser.add_argument("--name", help="write benchmarks/results/NAME.json and .md, beside what stands there")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()  # as the commands do
     path = RESULTS / f"{options.name}.json"
     kept = json.loads(path.read_text())["rows"] if options.name and path.exists() else []
     rows = {_key(row): row for row in kept}
     for name in options.architectures:
         module, model = exported(name, options.folder)
         for row in chain(run_commands(model, options), step_rows(module, model, options)):
-            row = {"architecture": name, "minibatch": options.minibatch, **row, "load": round(os.getloadavg()[0], 1)}
+            row = {"architecture": name, **row, "load": round(os.getloadavg()[0], 1)}
             rows[_key(row)] = row
             print(tables([row]), flush=True)
             if options.name:
@@ -135,6 +140,7 @@ def run_commands(model: Path, options: argparse.Namespace) -> Iterator[Row]:
             print(run.stderr.strip().splitlines()[-1:], file=sys.stderr)
         yield {
             "command": name,
+            "minibatch": options.minibatch,
             "images": options.images,
             "steps": options.steps,
             "exit code": run.code,
@@ -150,11 +156,13 @@ def step_rows(module: nn.Module, model: Path, options: argparse.Namespace) -> It
         return
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} thread{'s'[: threads - 1]}"
-    found = time_steps(module, model, options.minibatch, options.pairs)
+    minibatch = options.minibatch or _MINIBATCH
+    found = time_steps(module, model, minibatch, options.pairs)
     for row in found:
         ratio = round(row.cpu_s / found[0].cpu_s, 2)
         yield {
             "step": row.what,
+            "minibatch": minibatch,
             "pairs": options.pairs,
             "device": device,
             "CPU s": round(row.cpu_s, 2),
@@ -184,15 +192,22 @@ def commands(model: Path, clean: Path, options: argparse.Namespace) -> dict[str,
     """Arguments of the commands asked for."""
     images = ["--clean-dir", str(clean), "--pseudo-labels"]
     hardened = model.with_suffix(".unit.onnx")
+    harden = ["harden", str(model), *images]
     policy = options.folder / "patcher.toml"
     policy.write_text(_POLICY)
-    steps = ["--steps", str(options.steps), "--minibatch", str(options.minibatch), "-q"]
+    steps = ["--steps", str(options.steps), "-q"]
+    steps += ["--minibatch", str(options.minibatch)] if options.minibatch else []
+    scan = model.with_suffix(f".{options.images}.scan")
+    # Without what a scan found they would scan first, each for itself.
+    found = ["--scan", str(scan / "scan.json")] if (scan / "scan.json").exists() or "scan" in options.commands else []
     every = {
         "inspect": ["inspect", str(model)],
-        "unit": ["harden", str(model), *images, *steps, "-o", str(hardened)],
-        "nft": ["harden", str(model), *images, *steps, "--method", "nft", "-o", str(model.with_suffix(".nft.onnx"))],
-        "bna": ["harden", str(model), *images, *steps, "--method", "bna", "-o", str(model.with_suffix(".bna.onnx"))],
-        "scan": ["scan", str(model), *images, "-q"],
+        "unit": [*harden, *steps, "-o", str(hardened)],
+        "scan": ["scan", str(model), *images, "-q", "--report-dir", str(scan)],
+        **{
+            method: [*harden, *steps, *found, "--method", method, "-o", str(model.with_suffix(f".{method}.onnx"))]
+            for method in ("nft", "bna")
+        },
         "verify": ["verify", str(model), str(hardened), *images, "--policy", str(policy), "-q"],
     }
     return {name: every[name] for name in options.commands}
@@ -215,10 +230,11 @@ def time_steps(module: nn.Module, path: Path, minibatch: int, pairs: int) -> lis
         "UNIT's own": lambda: _step(
             classifier.logits, lambda images: classifier.logits(images, rewrite=bounds.rewrite), pixels, by_pixels=False
         ),
-        "UNIT's own, bfloat16": lambda: _step(
-            reduced.logits, lambda images: reduced.logits(images, rewrite=bounds.rewrite), pixels, by_pixels=False
-        ),
     }
+    if has_fast_bfloat16(device):
+        kinds["UNIT's own, bfloat16"] = lambda: _step(
+            reduced.logits, lambda images: reduced.logits(images, rewrite=bounds.rewrite), pixels, by_pixels=False
+        )
     measured: dict[str, list[tuple[float, int]]] = {what: [] for what in kinds}
     for turn in range(-1, pairs):
         for what, step in kinds.items():

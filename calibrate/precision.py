@@ -41,7 +41,7 @@ def reduced_precision(classifier: Classifier, images: torch.Tensor) -> Classifie
         classifier: The model.
         images: Some clean images ``(N, C, H, W)`` to try it on.
     """
-    if not _is_fast(classifier.device):
+    if not has_fast_bfloat16(classifier.device):
         return classifier
     reduced = classifier.at(torch.bfloat16)
     try:
@@ -65,7 +65,8 @@ def _slope(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
     return slope.flatten(1)
 
 
-def _is_fast(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself; emulated it is several times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))

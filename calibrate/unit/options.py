@@ -54,7 +54,9 @@ class Options:
     regularizer: Literal["relative", "absolute"] = field(
         default="relative", metadata={"help": "bounds relative to their start, or as they are"}
     )
-    check_every: int = field(default=10, metadata={"help": "steps between measurements on held-out images"})
+    check_every: int = field(
+        default=10, metadata={"help": "steps between measurements on held-out images", "follows": "minibatch"}
+    )
     tie_residual: bool = field(default=False, metadata={"help": "one bound vector along a residual stream"})
 
     means: bool = field(

@@ -9,7 +9,7 @@ pictures costs four times that of 16. Models with small activations keep every d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from patcher.data.image_sources import Pixels
@@ -39,6 +39,9 @@ def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
 def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> Any:
     """A method's options with a mini-batch that fits, unless one was asked for.
 
+    Steps of fewer images learn less each, so that fields whose metadata say ``"follows": "minibatch"``, which count steps,
+    grow as it shrinks, to a tenth of all steps at most.
+
     Args:
         options: The method's ``Options``.
         given: What was asked for, by name.
@@ -47,4 +50,8 @@ def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> 
     wanted = getattr(options, "minibatch", None)
     if wanted is None or "minibatch" in given:
         return options
-    return replace(options, minibatch=min(wanted, max(_SMALLEST_MINIBATCH, batch_size)))
+    fits = min(wanted, max(_SMALLEST_MINIBATCH, batch_size))
+    following = [part.name for part in fields(options) if part.metadata.get("follows") == "minibatch"]
+    counts = {name: getattr(options, name) for name in following if name not in given}
+    grown = {name: max(count, min(count * wanted // fits, options.steps // 10)) for name, count in counts.items()}
+    return replace(options, minibatch=fits, **grown)

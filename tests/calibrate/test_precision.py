@@ -23,7 +23,7 @@ from tests.calibrate.scan.block_models import block_images, block_model
 @pytest.fixture
 def fast(monkeypatch):
     """A device that is fast in bfloat16; every CPU computes in it."""
-    monkeypatch.setattr(precision, "_is_fast", lambda device: True)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
 
 
 def classifier_of(model):
@@ -97,7 +97,7 @@ def test_an_operator_without_bfloat16_leaves_float32(monkeypatch):
 
 
 def test_a_device_that_is_slow_in_it_is_left_alone(monkeypatch):
-    monkeypatch.setattr(precision, "_is_fast", lambda device: False)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: False)
     assert rounds(block_model()).precision == "float32"
 
 

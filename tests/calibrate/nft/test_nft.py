@@ -180,7 +180,7 @@ def test_same_seed_same_bytes_and_the_batch_size_does_not_matter() -> None:
 
 
 def test_steps_in_bfloat16_are_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_is_fast", lambda device: True)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
     options = dataclasses.replace(OPTIONS, learning_rate=1.0)
     exact, reduced = run(FOLDED, options), run(FOLDED, dataclasses.replace(options, precision="auto"))
     data, plain = clean_set(FOLDED), classifier(FOLDED)

@@ -86,7 +86,7 @@ def test_a_mini_batch_cut_to_fit_memory_gives_the_same_bounds() -> None:
 
 
 def test_steps_in_bfloat16_are_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_is_fast", lambda device: True)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
     plain, reduced = run(), run(dataclasses.replace(OPTIONS, precision="auto"))
     assert reduced.satisfied
     assert reduced.held_out_before == plain.held_out_before

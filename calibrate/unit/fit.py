@@ -47,7 +47,9 @@ class BoundFit(Problem[State]):
     ) -> None:
         self._run, self._bounds, self._clean_set, self._options = run, bounds, clean_set, options
         self._chance = chance
-        self.before = run.classifier.hits(clean_set, clean_set.deciding, batch_size=run.batch_size)
+        self._tried = self._enough_images()
+        self._tried_before = self._hits(self._tried, None)
+        self.before = self._tried_before[: len(clean_set.deciding)]
         self.optimizer = torch.optim.Adam(bounds.parameters, lr=options.learning_rate)
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, options.steps))
         self.search = Search(
@@ -92,26 +94,25 @@ class BoundFit(Problem[State]):
         Heavy-tailed channels reach 20 and more standard deviations on clean images, where 4 cut them off. Where the
         deciding images are too few to tell a loss of epsilon, the condition must hold with some of the others, too.
         """
-        images = self._enough_images()
-        before = self._hits(images, None)
         for _ in range(_MOST_DOUBLINGS):
-            if self._start_holds(before, images, among):
+            if self._start_holds(among):
                 break
             kind.widen()
 
-    def _start_holds(self, before: Tensor, images: Indices, bounds: Bounds | BoundSet) -> bool:
-        """Whether the condition holds on these images and on the deciding ones, which come first.
+    def _start_holds(self, bounds: Bounds | BoundSet) -> bool:
+        """Whether the condition holds on the images that the start is tried on, and on the deciding ones alone.
 
         The first batches are enough where they show that it cannot.
         """
-        counts = (len(self._clean_set.deciding), len(images))
+        before, counts = self._tried_before, (len(self.before), len(self._tried))
         return all(
             holds(least_lost(before[:count], after[:count]), self._options.epsilon)
-            for after in self._hits_so_far(images, bounds)
+            for after in self._hits_so_far(self._tried, bounds)
             for count in counts
         )
 
     def _enough_images(self) -> Indices:
+        """The deciding images, and behind them as many others as it takes to tell a loss of epsilon."""
         deciding = self._clean_set.deciding
         missing = math.ceil(_LOST_IMAGES / max(self._options.epsilon, _SMALLEST_EPSILON)) - len(deciding)
         others = np.setdiff1d(self._clean_set.fit, deciding)

@@ -39,8 +39,8 @@ def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
 def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> Any:
     """A method's options with a mini-batch that fits, unless one was asked for.
 
-    Steps of fewer images learn less each, so that fields whose metadata say ``"follows": "minibatch"``, which count steps,
-    grow as it shrinks, to a tenth of all steps at most.
+    Steps of fewer images learn less each, so that fields that count steps and whose metadata say ``"follows":
+    "minibatch"`` grow as it shrinks, to a tenth of all steps at most.
 
     Args:
         options: The method's ``Options``.

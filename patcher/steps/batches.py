@@ -2,8 +2,8 @@
 """How many images are run at a time: as many as were asked for, or as many as memory bears.
 
 A ResNet-50 keeps about 130 MiB of activations an image at 224 pixels; 128 of them and their gradients are no
-default. A mini-batch that nobody asked for is cut likewise, down to 16 images: the gradient of 64 large
-pictures costs four times that of 16. Models with small activations keep every default.
+default. A mini-batch that nobody asked for is cut to half of that, down to 8 images: the gradient of 64 large
+pictures costs eight times that of 8. Models with small activations keep every default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from patcher.model.model import Model
 _ACTIVATIONS = 3 * 2**30
 # Beside the activations that the backward pass needs, some of their gradients are alive.
 _WITH_GRADIENTS = 1.5
-_SMALLEST_MINIBATCH = 16
+_SMALLEST_MINIBATCH = 8
 
 
 def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
@@ -50,7 +50,7 @@ def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> 
     wanted = getattr(options, "minibatch", None)
     if wanted is None or "minibatch" in given:
         return options
-    fits = min(wanted, max(_SMALLEST_MINIBATCH, batch_size))
+    fits = min(wanted, max(_SMALLEST_MINIBATCH, batch_size // 2))
     following = [part.name for part in fields(options) if part.metadata.get("follows") == "minibatch"]
     counts = {name: getattr(options, name) for name in following if name not in given}
     grown = {name: max(count, min(count * wanted // fits, options.steps // 10)) for name, count in counts.items()}

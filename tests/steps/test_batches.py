@@ -40,15 +40,15 @@ def test_large_activations_cut_the_batch_and_the_minibatch_that_nobody_asked_for
     batch = fitting_batch(model, pixels(900), 128)
     assert batch == int(3 * 2**30 / (1.5 * activation_bytes(model, (900, 900))))
     assert 16 < batch < 64, "the numbers below rest on it"
-    assert fitting_options(Options(), {}, batch).minibatch == batch
-    assert fitting_options(Options(), {}, 2).minibatch == 16
+    assert fitting_options(Options(), {}, batch).minibatch == batch // 2
+    assert fitting_options(Options(), {}, 2).minibatch == 8
     assert fitting_options(Options(minibatch=48), {"minibatch": 48}, 2).minibatch == 48
     assert fitting_batch(model, pixels(900), 4) == 4
 
 
 def test_where_steps_are_smaller_more_of_them_pass_between_measurements() -> None:
     assert fitting_options(Options(), {}, 128).check_every == 10
-    assert fitting_options(Options(), {}, 32).check_every == 20
+    assert fitting_options(Options(), {}, 64).check_every == 20
     assert fitting_options(Options(), {}, 2).check_every == 30  # a tenth of all steps
     assert fitting_options(Options(steps=20), {"steps": 20}, 2).check_every == 10
     assert fitting_options(Options(check_every=5), {"check_every": 5}, 2).check_every == 5

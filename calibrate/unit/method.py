@@ -38,6 +38,7 @@ import numpy as np
 from torch import Tensor
 
 from patcher.calibrate import Calibration
+from patcher.calibrate.best_state import State
 from patcher.calibrate.flag.fit import fit_flag
 from patcher.calibrate.patched import refuse_single_score
 from patcher.calibrate.run import Run
@@ -82,16 +83,7 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
     if options.means and not options.flag:
         kinds.append(MeanBounds(stream_means(run.classifier, sites, batches("unit: means")), options.mean_z))
     bounds = BoundSet(*kinds)
-    order, chance = np.random.default_rng(run.seed).spawn(2)
-    schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
-    problem = BoundFit(run, bounds, clean_set, options, chance)
-    problem.widen_start(kinds[0], kinds[0])
-    steps, best = fit(run, problem, clean_set, schedule, rng=order)
-    if len(kinds) > 1 and not best.satisfied:
-        bounds.restart()
-        problem = BoundFit(run, bounds, clean_set, options, chance)
-        problem.widen_start(kinds[1], bounds)
-        steps, best = fit(run, problem, clean_set, schedule, rng=order)
+    problem, steps, best = _search(run, bounds, clean_set, options)
     corrections = bounds.corrections([site.tensor for site in sites])
     flagged: dict[str, Any] = {}
     if options.flag:
@@ -116,3 +108,23 @@ def calibrate(run: Run, sites: Sequence[Site], clean_set: CleanSet, options: Opt
             **flagged,
         },
     )
+
+
+def _search(run: Run, bounds: BoundSet, clean_set: CleanSet, options: Options) -> tuple[BoundFit, int, State]:
+    """Fit the bounds; where those on means stay too tight for the condition, once more from a wider start.
+
+    Returns:
+        What was fitted, steps done, and what is kept.
+    """
+    order, chance = np.random.default_rng(run.seed).spawn(2)
+    schedule = Steps(options.steps, options.minibatch, options.check_every, "unit: tighten bounds")
+    values, *means = bounds.kinds
+    problem = BoundFit(run, bounds, clean_set, options, chance)
+    problem.widen_start(values, values)
+    steps, best = fit(run, problem, clean_set, schedule, rng=order)
+    if means and not best.satisfied:
+        bounds.restart()
+        problem = BoundFit(run, bounds, clean_set, options, chance)
+        problem.widen_start(means[0], bounds)
+        steps, best = fit(run, problem, clean_set, schedule, rng=order)
+    return problem, steps, best

@@ -50,6 +50,7 @@ from patcher.graph.sites import find_sites
 from patcher.model.model import read_model
 
 ARCHITECTURES = ("resnet50", "efficientnet_b0", "convnext_tiny", "vit_b_16")
+_COMMANDS = ("inspect", "evaluate", "unit", "scan", "nft", "bna", "verify")
 _SIDE = 224
 _POLICY = "[probes]\nscreened = 8\nmeasured = 32\npatches = 4\n"
 _Z = 4.0
@@ -95,7 +96,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minibatch", type=int, help="images a step (default: the commands' own; 16 in --pairs)")
     parser.add_argument("--pairs", type=int, default=0, help="steps of each kind that are timed in turns")
-    parser.add_argument("--commands", nargs="*", default=["inspect", "unit", "scan", "nft", "bna", "verify"])
+    parser.add_argument("--commands", nargs="*", default=list(_COMMANDS))
     parser.add_argument("--name", help="write benchmarks/results/NAME.json and .md, beside what stands there")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -202,6 +203,7 @@ def commands(model: Path, clean: Path, options: argparse.Namespace) -> dict[str,
     found = ["--scan", str(scan / "scan.json")] if (scan / "scan.json").exists() or "scan" in options.commands else []
     every = {
         "inspect": ["inspect", str(model)],
+        "evaluate": ["evaluate", str(model), "--data", str(clean), "--pseudo-labels"],
         "unit": [*harden, *steps, "-o", str(hardened)],
         "scan": ["scan", str(model), *images, "-q", "--report-dir", str(scan)],
         **{

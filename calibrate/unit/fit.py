@@ -139,7 +139,7 @@ class BoundFit(Problem[State]):
         bounds, hits = self._bounds, self._hits(self._clean_set.deciding, self._bounds)
         tightness = float(bounds.tightness(self._options.regularizer)) / bounds.count
         state = self.search.measured(step, hits, tightness, bounds.parameters)
-        if self.search.best and self.search.best.safe and not state.safe:
+        if self.search.best and state.rank[:2] < self.search.best.rank[:2]:
             # Steps among bounds that cost too much buy nothing: back to the best, with a smaller alpha.
             restore(self.search.best, bounds.parameters, self.optimizer)
         return not self.search.exhausted(step)

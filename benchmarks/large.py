@@ -51,6 +51,7 @@ from patcher.model.model import read_model
 
 ARCHITECTURES = ("resnet50", "efficientnet_b0", "convnext_tiny", "vit_b_16")
 _COMMANDS = ("inspect", "evaluate", "unit", "scan", "nft", "bna", "verify")
+_FITTED = ("unit", "nft", "bna")
 _SIDE = 224
 _POLICY = "[probes]\nscreened = 8\nmeasured = 32\npatches = 4\n"
 _Z = 4.0
@@ -143,7 +144,7 @@ def run_commands(model: Path, options: argparse.Namespace) -> Iterator[Row]:
             "command": name,
             "minibatch": options.minibatch,
             "images": options.images,
-            "steps": options.steps,
+            "steps": options.steps if name in _FITTED else "",
             "exit code": run.code,
             "s": round(run.seconds, 1),
             "CPU s": round(run.cpu_seconds, 1),

@@ -186,5 +186,12 @@ class Classifier:
     @torch.no_grad()
     def hits(self, clean_set: CleanSet, indices: Indices, *, batch_size: int, rewrite: Rewrite | None = None) -> Tensor:
         """Whether each image at `indices` gets its label: bool ``(n,)``."""
-        batches = self.batches(clean_set, indices, batch_size)
-        return torch.cat([self.task.hits(self.logits(images, rewrite=rewrite), labels) for images, labels in batches])
+        return torch.cat([*self.hits_by_batch(clean_set, indices, batch_size=batch_size, rewrite=rewrite)])
+
+    @torch.no_grad()
+    def hits_by_batch(
+        self, clean_set: CleanSet, indices: Indices, *, batch_size: int, rewrite: Rewrite | None = None
+    ) -> Iterator[Tensor]:
+        """As `hits`, batch by batch: bool, at most ``(batch_size,)`` each."""
+        for images, labels in self.batches(clean_set, indices, batch_size):
+            yield self.task.hits(self.logits(images, rewrite=rewrite), labels)

@@ -54,7 +54,7 @@ class MomentSums:
 
         Args:
             value: One batch of a tensor.
-            axes: Axes to sum over; the batch axis, which is the first, among them.
+            axes: Axes to sum over, the first among them.
         """
         for part in _parts(value.detach()):
             low, high = part.amin(axes, keepdim=True).double(), part.amax(axes, keepdim=True).double()
@@ -75,7 +75,7 @@ class MomentSums:
 
 
 def _parts(value: Tensor) -> Sequence[Tensor]:
-    """A batch in parts of a few images."""
+    """Parts of a batch along its first axis, of about `_PART_BYTES`."""
     parts: Sequence[Tensor] = value.split(max(1, _PART_BYTES // max(1, value[:1].numel() * value.element_size())))
     return parts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -126,12 +127,14 @@ class BoundFit(Problem[State]):
         return hits
 
     def _hits_so_far(self, images: Indices, bounds: Bounds | BoundSet | None) -> Iterator[Tensor]:
-        """The same batch by batch: of the first images, of more, of all."""
-        classifier, rewrite = self._run.classifier, bounds.rewrite if bounds is not None else None
-        found: list[Tensor] = []
-        for pixels, labels in classifier.batches(self._clean_set, images, self._run.batch_size):
-            found.append(classifier.task.hits(classifier.logits(pixels, rewrite=rewrite), labels))
-            yield torch.cat(found)
+        """The same of the first images ``(m,)``, of more, of all ``(n,)``."""
+        batches = self._run.classifier.hits_by_batch(
+            self._clean_set,
+            images,
+            batch_size=self._run.batch_size,
+            rewrite=bounds.rewrite if bounds is not None else None,
+        )
+        return accumulate(batches, lambda done, more: torch.cat([done, more]))
 
     @torch.no_grad()
     def check(self, step: int) -> bool:

@@ -139,9 +139,8 @@ class _Trial:
             given = {key: value for key, value in given.items() if key != "flag"}
         own = read_options(stack, relevant(stack, given))[1]
         ground = replace(self._ground, run=replace(self._ground.run, progress=self._told(name)))
-        size = ground.settings.batch_size
         try:
-            fitted = fit_stack(ground, stack, [fitting_options(part, given, size) for part in own], done)
+            fitted = fit_stack(ground, stack, [fitting_options(part, given, ground.fits) for part in own], done)
         except (NotApplicableError, UnsupportedGraphError, CalibrationError) as error:
             self._candidates[name] = Candidate(name, reason=str(error))
             return

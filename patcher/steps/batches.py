@@ -36,7 +36,7 @@ def fitting_batch(model: Model, pixels: Pixels, batch_size: int) -> int:
     return min(batch_size, fits)
 
 
-def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> Any:
+def fitting_options(options: Any, given: Mapping[str, Any], fits: int) -> Any:
     """A method's options with a mini-batch that fits, unless one was asked for.
 
     Steps of fewer images learn less each, so that fields that count steps and whose metadata say ``"follows":
@@ -45,13 +45,13 @@ def fitting_options(options: Any, given: Mapping[str, Any], batch_size: int) -> 
     Args:
         options: The method's ``Options``.
         given: What was asked for, by name.
-        batch_size: Images that fit the memory.
+        fits: Images whose activations fit the memory; a smaller ``--batch-size`` only cuts a mini-batch into parts.
     """
     wanted = getattr(options, "minibatch", None)
     if wanted is None or "minibatch" in given:
         return options
-    fits = min(wanted, max(_SMALLEST_MINIBATCH, batch_size // 2))
+    minibatch = min(wanted, max(_SMALLEST_MINIBATCH, fits // 2))
     following = [part.name for part in fields(options) if part.metadata.get("follows") == "minibatch"]
     counts = {name: getattr(options, name) for name in following if name not in given}
-    grown = {name: max(count, min(count * wanted // fits, options.steps // 10)) for name, count in counts.items()}
-    return replace(options, minibatch=fits, **grown)
+    grown = {name: max(count, min(count * wanted // minibatch, options.steps // 10)) for name, count in counts.items()}
+    return replace(options, minibatch=minibatch, **grown)

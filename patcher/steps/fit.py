@@ -95,11 +95,13 @@ class Ground:
         data: The model, measured, and its images.
         run: The model in PyTorch.
         settings: Shared settings, with a batch size that fits.
+        fits: Images whose activations fit the memory, whatever batch size was asked for.
     """
 
     data: Data
     run: Run
     settings: Settings
+    fits: int
 
 
 def read_options(stack: Stack, options: Mapping[str, Any]) -> tuple[Settings, tuple[Any, ...]]:
@@ -194,7 +196,7 @@ def fit_patch(
     for method in stack.methods:
         sites_for(model, method)
     ground = read_ground(model, stack, clean_dir, own, preprocess, settings, progress)
-    return fit_stack(ground, stack, [fitting_options(part, options, ground.settings.batch_size) for part in own])
+    return fit_stack(ground, stack, [fitting_options(part, options, ground.fits) for part in own])
 
 
 def read_ground(
@@ -212,15 +214,15 @@ def read_ground(
         PatcherError: As `patcher.harden`.
     """
     data = read_data(model, stack, clean_dir, options, preprocess, settings)
-    size = fitting_batch(model, data.prepared.clean_set.pixels, settings.batch_size)
+    pixels = data.prepared.clean_set.pixels
+    size, fits = (fitting_batch(model, pixels, wanted) for wanted in (settings.batch_size, Settings.batch_size))
 
     from patcher.calibrate.classifier import Classifier, choose_device
     from patcher.calibrate.run import Run
 
-    task = data.prepared.task
-    classifier = Classifier(model, preprocess, device=choose_device(settings.device), task=task)
-    run = Run(classifier, settings.seed, size, progress or no_progress)
-    return Ground(data, run, replace(settings, batch_size=size))
+    device, task = choose_device(settings.device), data.prepared.task
+    run = Run(Classifier(model, preprocess, device=device, task=task), settings.seed, size, progress or no_progress)
+    return Ground(data, run, replace(settings, batch_size=size), fits)
 
 
 def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any], done: Sequence[Stage] = ()) -> Fitted:
@@ -242,10 +244,8 @@ def fit_stack(ground: Ground, stack: Stack, options: Sequence[Any], done: Sequen
 
 def fit_nothing(ground: Ground, stack: Stack) -> Fitted:
     """A patch that changes nothing, named after the methods that it spares the model."""
-    prepared = ground.data.prepared
-    clean_set = prepared.clean_set
-    right = prepared.task.right(prepared.predicted, clean_set.labels)
-    accuracy = float(right[clean_set.deciding].mean())
+    prepared, deciding = ground.data.prepared, ground.data.prepared.clean_set.deciding
+    accuracy = float(prepared.task.right(prepared.predicted, prepared.clean_set.labels)[deciding].mean())
     nothing = Calibration((), True, accuracy, accuracy, summary={"verdict": UNCHANGED})
     return _fitted(ground, stack, [Stage(stack.name, stack.options({})[0], None, (), nothing, {})])
 
